@@ -1,0 +1,1 @@
+"""uvloop protocols: the only place where bytes meet sockets. They feed `session` and obey `pool`."""
