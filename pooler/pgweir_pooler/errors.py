@@ -1,0 +1,187 @@
+"""Every failure that pgweir itself reports, one class each.
+
+An error answers four questions: its SQLSTATE (PostgreSQL, appendix A), its severity (FATAL ends the connection, ERROR
+ends the statement), how loud it is in our log, and what the client reads. The text the client reads starts with the
+class's name in parentheses, so that a ticket can be searched for; it never holds a secret, an address or another
+tenant's name. The same word labels the metric `pgweir_errors_total{code=…}`.
+"""
+
+import logging
+from typing import ClassVar
+
+
+class PoolerError(Exception):
+    """Base of all errors below; not raised itself."""
+
+    sqlstate: ClassVar[str] = "XX000"
+    severity: ClassVar[str] = "FATAL"
+    log_level: ClassVar[int] = logging.INFO
+
+    def __init__(self, text: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+        self.detail = detail
+
+    @property
+    def code(self) -> str:
+        """The searchable word: the class's name."""
+        return type(self).__name__
+
+    def wire_sqlstate(self) -> str:
+        """The SQLSTATE that goes to the client."""
+        return self.sqlstate
+
+    def client_text(self) -> str:
+        """What the client reads."""
+        return f"({self.code}) {self.text}"
+
+    def log_text(self) -> str:
+        """What our log says."""
+        return self.text
+
+
+# --- the client broke the protocol, or asks for what is not there
+
+
+class ProtocolViolation(PoolerError):
+    """Bytes that the PostgreSQL protocol does not allow here; the connection is closed."""
+
+    sqlstate = "08P01"
+
+
+class NotSupported(PoolerError):
+    """The session asks for a feature that pgweir does not have."""
+
+    sqlstate = "0A000"
+
+
+class StatementNotSupported(NotSupported):
+    """One statement asks for a feature that pgweir does not have; the session goes on."""
+
+    severity = "ERROR"
+
+    @property
+    def code(self) -> str:
+        return "NotSupported"
+
+
+class TransactionInStatementMode(PoolerError):
+    """A transaction block was opened on a listener in statement mode."""
+
+    sqlstate = "0A000"
+
+
+# --- login
+
+
+class NoTenant(PoolerError):
+    """The startup message names no tenant and the cluster has no default one."""
+
+    sqlstate = "28000"
+
+
+class AuthenticationFailed(PoolerError):
+    """Wrong password, unknown user and unknown tenant alike: PostgreSQL's own words, so that nothing can be probed."""
+
+    sqlstate = "28P01"
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f'password authentication failed for user "{user}"')
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class UnknownDatabase(PoolerError):
+    """An authenticated user asked for a database that its tenant does not have."""
+
+    sqlstate = "3D000"
+
+
+class InvalidParameter(PoolerError):
+    """A startup parameter that cannot be understood, or that the server refused."""
+
+    sqlstate = "22023"
+
+    def __init__(self, text: str, *, sqlstate: str = "22023", hint: str = "") -> None:
+        super().__init__(text, hint=hint)
+        self._sqlstate = sqlstate
+
+    def wire_sqlstate(self) -> str:
+        return self._sqlstate
+
+
+class LoginTimeout(PoolerError):
+    """The client did not finish its login in time."""
+
+    sqlstate = "08006"
+
+
+class TooManyClients(PoolerError):
+    """A limit on client connections is reached: of the process, the tenant or the user."""
+
+    sqlstate = "53300"
+
+
+# --- waiting for a server
+
+
+class QueueTimeout(PoolerError):
+    """No server connection became free within the pool's `queueTimeout`."""
+
+    sqlstate = "53300"
+    log_level = logging.WARNING
+
+
+class ServerUnreachable(PoolerError):
+    """PostgreSQL could not be connected to, or did not answer in time."""
+
+    sqlstate = "08006"
+    log_level = logging.WARNING
+
+
+class ServerLoginFailed(PoolerError):
+    """PostgreSQL answered our login with an error; its SQLSTATE and message are passed on."""
+
+    log_level = logging.WARNING
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(f"the database refused the pooler's login: {message}")
+        self._sqlstate = sqlstate
+
+    def wire_sqlstate(self) -> str:
+        return self._sqlstate
+
+    @property
+    def is_starting_up(self) -> bool:
+        """57P03 cannot_connect_now: the database starts or recovers, so waiting is the answer."""
+        return self._sqlstate == "57P03"
+
+
+# --- a session ends
+
+
+class ServerLost(PoolerError):
+    """The server connection ended under a client's transaction."""
+
+    sqlstate = "08006"
+    log_level = logging.WARNING
+
+
+class ClientStalled(PoolerError):
+    """The client holds a server and has not read for longer than `clientStallTimeout`."""
+
+    sqlstate = "08006"
+
+
+class Terminated(PoolerError):
+    """The process drains, or the tenant or user was removed: PostgreSQL's own words."""
+
+    sqlstate = "57P01"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("terminating connection due to administrator command", detail=detail)
+
+    def client_text(self) -> str:
+        return self.text

@@ -1,0 +1,94 @@
+"""Counters that the hot path adds to: plain ints in slotted objects, read when somebody scrapes.
+
+Nothing here knows Prometheus; `admin_http` turns these into metrics. One `PoolCounters` lives as long as its pool, one
+`ProcessCounters` as long as the process. Durations go into histograms of powers of two of a microsecond: bucket `i`
+counts what took less than 2**i microseconds (and at least 2**(i-1)), because `int.bit_length` is the cheapest bucket
+function there is in Python (60 ns against 190 ns for bisect).
+"""
+
+# 2**25 us = 33.6 s is the last finite bound; what took longer is counted in the last bucket (+Inf).
+HISTOGRAM_BUCKETS = 27
+
+
+class Histogram:
+    """Counts of durations by power-of-two bucket, and their sum in seconds."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * HISTOGRAM_BUCKETS
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Counts one duration."""
+        i = int(seconds * 1e6).bit_length()
+        self.counts[i if i < HISTOGRAM_BUCKETS else HISTOGRAM_BUCKETS - 1] += 1
+        self.sum_s += seconds
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile in seconds, interpolated inside its bucket; 0.0 when nothing was counted."""
+        return quantile(self.counts, q)
+
+
+def quantile(counts: list[int], q: float) -> float:
+    """The q-quantile (0..1) in seconds of power-of-two bucket counts, interpolated inside its bucket."""
+    rank = q * sum(counts)
+    if rank <= 0:
+        return 0.0
+    below = 0
+    for i, count in enumerate(counts):
+        if count and below + count >= rank:
+            low = 0.0 if i == 0 else 2.0 ** (i - 1)
+            return (low + (2.0**i - low) * (rank - below) / count) / 1e6
+        below += count
+    return 2.0 ** (len(counts) - 1) / 1e6
+
+
+class PoolCounters:
+    """What one pool has done since the process started."""
+
+    __slots__ = (
+        "bytes_from_clients",
+        "bytes_from_servers",
+        "checkouts",
+        "queries",
+        "query_time",
+        "server_closes",
+        "server_errors",
+        "server_opens",
+        "transaction_time",
+        "transactions",
+        "wait_time",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.bytes_from_clients = 0
+        self.bytes_from_servers = 0
+        self.checkouts = 0  # servers lent, waited for or not
+        self.waits = 0  # checkouts that had to wait
+        self.queries = 0  # ReadyForQuery messages received for clients
+        self.transactions = 0  # of these, the ones that ended a transaction
+        self.server_opens = 0
+        self.server_closes: dict[str, int] = {}  # CloseReason value -> count
+        self.server_errors = 0  # ErrorResponse messages from the server
+        self.wait_time = Histogram()
+        self.query_time = Histogram()
+        self.transaction_time = Histogram()
+
+
+class ProcessCounters:
+    """What the whole process has done since it started."""
+
+    __slots__ = ("clients_accepted", "errors", "logins", "reload_failures", "reloads")
+
+    def __init__(self) -> None:
+        self.clients_accepted = 0
+        self.logins = 0
+        self.errors: dict[str, int] = {}  # PoolerError.code -> how many were sent to clients
+        self.reloads = 0
+        self.reload_failures = 0
+
+    def error(self, code: str) -> None:
+        """Counts one error sent to a client."""
+        self.errors[code] = self.errors.get(code, 0) + 1
