@@ -1,1 +1,1 @@
-"""What the operator writes and the pooler reads: models of the mounted files, and every name that both spell."""
+"""What the operator writes and the pooler reads: models of the mounted files, and shared names."""

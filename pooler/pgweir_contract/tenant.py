@@ -1,0 +1,206 @@
+"""One tenant as the pooler reads it: where its PostgreSQL is, who may log in, and how its pools behave.
+
+Pool settings come resolved: `TenantEntry.pool` has the cluster's defaults in it. A database or a user may
+override single settings; `pool_settings` puts the three together, the user's word last.
+"""
+
+import re
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from pgweir_contract.durations import Duration, PositiveDuration
+from pgweir_contract.json_form import ContractModel, Host, Listed, Password, PgName, Port, TenantId, unique
+from pgweir_contract.names import instance_key
+
+# `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, PostgreSQL's own form (pg_authid.rolpassword).
+_VERIFIER: Final = re.compile(
+    r"SCRAM-SHA-256\$[1-9][0-9]{0,8}:[A-Za-z0-9+/]{4,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}="
+)
+
+
+def _verifier(secret: SecretStr) -> SecretStr:
+    if _VERIFIER.fullmatch(secret.get_secret_value()) is None:
+        raise ValueError("a verifier has the form SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY")
+    return secret
+
+
+Verifier = Annotated[SecretStr, Field(min_length=1, max_length=1024), AfterValidator(_verifier)]
+
+PoolSize = Annotated[int, Field(ge=1, le=10_000)]
+Count = Annotated[int, Field(ge=0, le=10_000)]
+Clients = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class PoolSettings(ContractModel):
+    """How a pool behaves. A pool: the servers of one tenant, database, user and listener mode."""
+
+    size: PoolSize = 20
+    min_idle: Count = 0
+    reserve_size: Count = 0
+    max_clients: Clients = 1000  # of the whole tenant
+    queue_timeout: PositiveDuration = 60.0
+    server_idle_timeout: Duration = 300.0  # "0s": idle servers stay
+    server_lifetime: Duration = 3600.0  # "0s": servers live for ever
+    client_idle_timeout: Duration = 0.0  # "0s": clients may idle for ever
+    idle_transaction_timeout: Duration = 0.0  # "0s": transactions may idle for ever
+
+    @model_validator(mode="after")
+    def _min_idle_fits(self) -> Self:
+        if self.min_idle > self.size:
+            raise ValueError("minIdle must not be larger than size")
+        return self
+
+
+class PoolOverrides(ContractModel):
+    """What a database or a user changes of its tenant's pool settings; None leaves a setting as it is."""
+
+    size: PoolSize | None = None
+    min_idle: Count | None = None
+    reserve_size: Count | None = None
+    max_clients: Clients | None = None
+    queue_timeout: PositiveDuration | None = None
+    server_idle_timeout: Duration | None = None
+    server_lifetime: Duration | None = None
+    client_idle_timeout: Duration | None = None
+    idle_transaction_timeout: Duration | None = None
+
+
+class UpstreamTls(ContractModel):
+    """How the pooler secures its own connections to PostgreSQL."""
+
+    mode: Literal["Disable", "Prefer", "Require", "VerifyCA", "VerifyFull"] = "Prefer"
+
+
+class Upstream(ContractModel):
+    """The tenant's PostgreSQL."""
+
+    host: Host
+    port: Port = 5432
+    max_connections: PoolSize = 60
+    connect_timeout: PositiveDuration = 10.0
+    tls: UpstreamTls = UpstreamTls()
+
+    @property
+    def instance(self) -> str:
+        """The key of the database instance, which tenants may share."""
+        return instance_key(self.host, self.port)
+
+
+class Replica(ContractModel):
+    """A read replica of the upstream."""
+
+    name: PgName
+    host: Host
+    port: Port = 5432
+    weight: Annotated[int, Field(ge=0, le=1000)] = 100
+
+
+class Database(ContractModel):
+    """A database that clients may ask for, and what PostgreSQL calls it."""
+
+    name: PgName
+    upstream_name: PgName | None = None  # None: the same as name
+    pool: PoolOverrides | None = None
+
+    @property
+    def server_name(self) -> str:
+        """The database's name at PostgreSQL."""
+        return self.upstream_name or self.name
+
+
+class User(ContractModel):
+    """Who may log in. Any listed password or verifier is accepted; the first password is used upstream."""
+
+    name: PgName
+    alias: PgName | None = None  # the name that clients log in with; None: the same as name
+    passwords: Annotated[Listed[Password], Field(max_length=4)] = ()
+    verifiers: Annotated[Listed[Verifier], Field(max_length=4)] = ()
+    max_clients: Clients | None = None
+    databases: Annotated[Listed[PgName], Field(max_length=128)] | None = None  # None: all of the tenant's
+    pool: PoolOverrides | None = None
+
+    @property
+    def login_name(self) -> str:
+        """The name that clients log in with."""
+        return self.alias or self.name
+
+    @model_validator(mode="after")
+    def _has_credentials(self) -> Self:
+        if not self.passwords and not self.verifiers:
+            raise ValueError("a user needs a password or a verifier")
+        return self
+
+
+class Access(ContractModel):
+    """Whether clients of the tenant are let in."""
+
+    mode: Literal["Open", "Reject"] = "Open"
+
+
+class Auth(ContractModel):
+    """Where the users' credentials come from."""
+
+    mode: Literal["Users", "AuthQuery"] = "Users"
+
+
+Parameters = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[str, Field(max_length=1024)]],
+    Field(max_length=32),
+]
+
+
+class TenantEntry(ContractModel):
+    """Everything the pooler knows about one tenant."""
+
+    tenant_id: TenantId
+    upstream: Upstream
+    databases: Annotated[Listed[Database], Field(min_length=1, max_length=128)]
+    users: Annotated[Listed[User], Field(max_length=64)] = ()
+    pool: PoolSettings = PoolSettings()
+    replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
+    require_tls: Annotated[bool, Field(alias="requireTLS")] = False
+    allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
+    paused: bool = False
+    access: Access = Access()
+    auth: Auth = Auth()
+    parameters: Parameters = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        unique("database", [d.name for d in self.databases])
+        unique("user", [u.name for u in self.users])
+        unique("login name", [u.login_name for u in self.users])
+        unique("replica", [r.name for r in self.replicas])
+        if not self.users and self.auth.mode == "Users":
+            raise ValueError("at least one user is needed when auth.mode is Users")
+        listed = {d.name for d in self.databases}
+        for user in self.users:
+            for name in user.databases or ():
+                if name not in listed:
+                    raise ValueError(f"user {user.name!r} names the database {name!r}, which is not listed")
+        for database in self.databases:
+            for override in [None, *(u.pool for u in self.users)]:
+                pool_settings(self.pool, database.pool, override)
+        return self
+
+    def pool_settings(self, database: Database, user: User) -> PoolSettings:
+        """The settings of the pool of one database and user."""
+        return pool_settings(self.pool, database.pool, user.pool)
+
+
+def pool_settings(base: PoolSettings, *overrides: PoolOverrides | None) -> PoolSettings:
+    """The base with each override's settings laid over it, the last one's word counting.
+
+    ValueError when the sum does not fit together (minIdle over size).
+    """
+    changes: dict[str, object] = {}
+    for override in overrides:
+        if override is not None:
+            changes.update(override.model_dump(exclude_none=True))
+    if not changes:
+        return base
+    settings = base.model_copy(update=changes)  # each value has been validated on its own
+    if settings.min_idle > settings.size:
+        raise ValueError("minIdle must not be larger than size once databases' and users' pools are applied")
+    return settings
