@@ -1,0 +1,88 @@
+"""Fixtures for every test: real PostgreSQL (one per version and worker) and databases of their own."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from harness.databases import Database, create_database
+from pgweir_operator.local_postgres import (
+    LocalPostgresError,
+    PostgresServer,
+    debian_bin_dir,
+    embedded_bin_dir,
+)
+
+# Room for several poolers of several tests on one server, and for tests that fill a pool.
+_SETTINGS = {"max_connections": "200"}
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> Iterator[PostgresServer]:
+    """PostgreSQL 18, from the wheel that `pgweir[demo]` brings."""
+    with PostgresServer(embedded_bin_dir(), settings=_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[PostgresServer]:
+    """PostgreSQL 15 as Debian 12 packages it; the skip names the command that installs it."""
+    try:
+        bin_dir = debian_bin_dir(15)
+    except LocalPostgresError as error:
+        pytest.skip(str(error))
+    with PostgresServer(bin_dir, settings=_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(params=["postgres18", "postgres15"])
+def postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """Each supported PostgreSQL in turn."""
+    server: PostgresServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def new_postgres() -> Iterator[Callable[..., PostgresServer]]:
+    """Starts PostgreSQL 18 servers of this test's own, for tests that crash, restart or fill one."""
+    servers: list[PostgresServer] = []
+
+    def start(**options: object) -> PostgresServer:
+        server = PostgresServer(embedded_bin_dir(), **options)  # type: ignore[arg-type]
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Database:
+    """A role and database of this test's own on each supported PostgreSQL."""
+    return create_database(postgres)
+
+
+@pytest.fixture
+def database18(postgres18: PostgresServer) -> Database:
+    """A role and database of this test's own on PostgreSQL 18 alone."""
+    return create_database(postgres18)
+
+
+@pytest.fixture
+def new_database() -> Callable[[PostgresServer], Database]:
+    """Creates further roles and databases."""
+    return partial(create_database)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may enter (pytest's tmp_path is closed to others)."""
+    folder = Path(tempfile.mkdtemp(prefix="pgweir-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
