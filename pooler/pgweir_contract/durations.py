@@ -11,8 +11,8 @@ from pydantic import Field, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic.functional_validators import BeforeValidator
 
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
-_PATTERN: Final = r"^(0|[1-9][0-9]{0,9})(ms|s|m|h)$"
-_FORM = re.compile(_PATTERN)
+DURATION_PATTERN: Final = r"^(0|[1-9][0-9]{0,9})(ms|s|m|h)$"
+_FORM = re.compile(DURATION_PATTERN)
 _EXPECTED: Final = 'a duration is a whole number with a unit (ms, s, m, h), such as "500ms", "60s" or "5m"'
 
 # A year. What is longer is a mistake in the unit; "0s" means "no limit" where a limit may be absent.
@@ -48,7 +48,7 @@ def _to_seconds(value: object, info: ValidationInfo) -> object:
 
 
 _SCHEMA: Final = WithJsonSchema(
-    {"type": "string", "pattern": _PATTERN, "examples": ["500ms", "60s", "5m", "1h"]}
+    {"type": "string", "pattern": DURATION_PATTERN, "examples": ["500ms", "60s", "5m", "1h"]}
 )
 _TEXT: Final = PlainSerializer(render_duration, return_type=str, when_used="json")
 
