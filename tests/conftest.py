@@ -1,14 +1,19 @@
 """Fixtures for every test: real PostgreSQL (one per version and worker) and databases of their own."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.config import files
 from harness.databases import Database, create_database
+from harness.pooler import Pooler
+from pgweir_contract.models import ClusterFile, TenantEntry
 from pgweir_operator.local_postgres import (
     LocalPostgresError,
     PostgresServer,
@@ -86,3 +91,20 @@ def short_dir() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def pooler() -> Iterator[Callable[..., Pooler]]:
+    """Starts pooler processes: `pooler(tenant(database), …)`; all are stopped and checked after it."""
+    poolers: list[Pooler] = []
+
+    def start(*tenants: TenantEntry, cluster_file: ClusterFile | None = None, **options: Any) -> Pooler:
+        process = Pooler(files(tenants, cluster_file), **options)
+        poolers.append(process)
+        process.start()
+        return process
+
+    yield start
+    with contextlib.ExitStack() as stack:  # all are stopped, even when one of them ended badly
+        for process in poolers:
+            stack.callback(process.stop)

@@ -306,7 +306,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we then stop the server in order
-                preexec_fn=_die_with_parent() if self._dies_with_parent else None,  # noqa: PLW1509
+                preexec_fn=die_with_parent(signal.SIGINT) if self._dies_with_parent else None,  # noqa: PLW1509
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -341,9 +341,12 @@ class PostgresServer:
         raise LocalPostgresError(f"PostgreSQL (process {self.pid}) cannot be stopped")
 
 
-def _die_with_parent() -> Callable[[], None]:
-    """A function for the child before exec: it runs after setuid, which would clear the setting again."""
-    set_option = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+def die_with_parent(sig: signal.Signals) -> Callable[[], None]:
+    """A `preexec_fn`: the kernel sends the child this signal when the thread that starts it now ends.
+
+    It runs after setuid, which would clear the setting again.
+    """
+    set_option = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
 
     def ask_the_kernel() -> None:
         set_option()
