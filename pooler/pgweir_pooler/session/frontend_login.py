@@ -1,0 +1,232 @@
+"""The login of a client: bytes in, steps out.
+
+One handler per state takes one packet or message from the inbox and says what to do; a state without a
+handler waits for the driver (`secret_found`) or is the end. A client whose tenant or user does not exist gets
+a mock verifier from the driver and walks the same states with the same messages as one with a wrong password.
+
+Always true: at most one closing step (`Admitted`, `CancelRequested`, `Refused`, `NotPostgres`) is ever given,
+it is the last one, and no exception leaves this class for anything that a client may send.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import ClassVar
+
+from pgweir_pooler.errors import AuthenticationFailed, NotSupported, PoolerError, ProtocolViolation
+from pgweir_pooler.session.startup import Startup, parse_startup
+from pgweir_pooler.session.steps import (
+    Admitted,
+    CancelRequested,
+    FrontendStep,
+    NeedSecret,
+    NotPostgres,
+    Refused,
+    Send,
+)
+from pgweir_pooler.wire import messages
+from pgweir_pooler.wire.inbox import Inbox
+from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, STARTUP_PACKET_MAX_BYTES
+from pgweir_pooler.wire.scram import MECHANISM, ServerExchange, Verifier
+
+_NEWEST_MINOR = 0
+_HTTP_METHODS = frozenset(
+    {b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "}
+)
+_HTTP_TEXT = b"This port speaks the PostgreSQL protocol, not HTTP.\n"
+_HTTP_REPLY = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTP_TEXT), _HTTP_TEXT)
+)
+_TLS_HANDSHAKE = b"\x16\x03"
+
+
+class _State(Enum):
+    STARTUP = auto()  # awaits SSLRequest, GSSENCRequest, CancelRequest or StartupMessage
+    SECRET = auto()  # awaits secret_found()
+    CLIENT_FIRST = auto()  # awaits SASLInitialResponse
+    CLIENT_FIRST_DATA = auto()  # awaits the client-first that the SASLInitialResponse left out
+    CLIENT_FINAL = auto()  # awaits SASLResponse with the proof
+    ADMITTED = auto()
+    CLOSED = auto()
+
+
+_Steps = list[FrontendStep]
+
+
+class FrontendLogin:
+    """One client's login.
+
+    `server_nonce` is fresh and random for every client (printable ASCII without a comma, 18 bytes in base64
+    as PostgreSQL's). `secure` says that TLS is already up, so another SSLRequest is refused. `is_tenant` is
+    explained in `session.startup`.
+    """
+
+    def __init__(
+        self,
+        *,
+        default_tenant: str | None,
+        server_nonce: str,
+        secure: bool = False,
+        is_tenant: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._default_tenant = default_tenant
+        self._is_tenant = is_tenant
+        self._server_nonce = server_nonce
+        self._state = _State.STARTUP
+        self._inbox = Inbox(ProtocolViolation)
+        # Encryption requests that may still come, each once.
+        self._encryption_requests = {messages.GSSENC_REQUEST_CODE}
+        if not secure:
+            self._encryption_requests.add(messages.SSL_REQUEST_CODE)
+        self._startup: Startup | None = None  # set by the StartupMessage
+        self._exchange: ServerExchange | None = None  # set by secret_found()
+        self._secret_is_real = False
+
+    @property
+    def unconsumed(self) -> bytes:
+        """Bytes that came after the login; the driver feeds them to what follows `Admitted`."""
+        return self._inbox.peek(len(self._inbox)) if self._state is _State.ADMITTED else b""
+
+    @property
+    def client_key(self) -> bytes:
+        """The user's SCRAM ClientKey after `Admitted`, else empty; a secret."""
+        return self._exchange.client_key if self._exchange and self._state is _State.ADMITTED else b""
+
+    def receive(self, data: bytes) -> list[FrontendStep]:
+        """Takes what the client sent; after the end it is ignored (after `Admitted`: kept in `unconsumed`)."""
+        if self._state is not _State.CLOSED:
+            self._inbox.add(data)
+        return self._run([])
+
+    def secret_found(self, verifier: Verifier, *, real: bool) -> list[FrontendStep]:
+        """Answers NeedSecret; `real=False` with a mock verifier when there is no such tenant or user.
+
+        Returns nothing when the client was refused meanwhile.
+        """
+        if self._state is _State.CLOSED:
+            return []
+        assert self._state is _State.SECRET, "secret_found() answers one NeedSecret"
+        self._exchange = ServerExchange(verifier, self._server_nonce)
+        self._secret_is_real = real
+        self._state = _State.CLIENT_FIRST
+        return self._run([Send(messages.authentication_sasl([MECHANISM]))])
+
+    def _run(self, steps: _Steps) -> _Steps:
+        """Lets handlers work until one lacks bytes or the state has none."""
+        try:
+            while (handler := self._HANDLERS.get(self._state)) is not None:
+                made = handler(self)
+                if made is None:
+                    break
+                steps += made
+            if self._state is _State.SECRET and len(self._inbox) > EARLY_BYTES_MAX:
+                raise ProtocolViolation("too many bytes before authentication")
+        except PoolerError as error:
+            steps.append(Refused(error))
+            self._close()
+        return steps
+
+    def _close(self) -> None:
+        self._state = _State.CLOSED
+        self._inbox.take_all()
+
+    # --- startup packets
+
+    def _on_startup_packet(self) -> _Steps | None:
+        start = self._inbox.peek(4)
+        if start in _HTTP_METHODS:
+            self._close()
+            return [NotPostgres(_HTTP_REPLY)]
+        if len(start) == 4 and start.startswith(_TLS_HANDSHAKE):
+            raise NotSupported(
+                "TLS without a preceding SSLRequest is not supported",
+                hint="Connect with sslnegotiation=postgres.",
+            )
+        packet = self._inbox.take_packet(STARTUP_PACKET_MAX_BYTES)
+        if packet is None:
+            return None
+        code, body = int.from_bytes(packet[:4], "big"), packet[4:]
+        if code in (messages.SSL_REQUEST_CODE, messages.GSSENC_REQUEST_CODE):
+            return self._encryption_requested(code, body)
+        if code == messages.CANCEL_REQUEST_CODE:
+            process_id, secret = messages.parse_cancel_request(body)
+            self._close()
+            return [CancelRequested(process_id, secret)]
+        return self._startup_message(code >> 16, code & 0xFFFF, body)
+
+    def _encryption_requested(self, code: int, body: bytes) -> _Steps:
+        if code not in self._encryption_requests or body:
+            raise ProtocolViolation("unexpected encryption request")
+        # Whoever may write into the connection before TLS could plant bytes behind the request
+        # (CVE-2021-23222).
+        if len(self._inbox):
+            raise ProtocolViolation("received unencrypted data after encryption request")
+        self._encryption_requests.remove(code)
+        return [Send(b"N")]
+
+    def _startup_message(self, major: int, minor: int, body: bytes) -> _Steps:
+        if major != 3:
+            raise NotSupported(f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")
+        self._startup = parse_startup(
+            messages.parse_startup_parameters(body),
+            default_tenant=self._default_tenant,
+            is_tenant=self._is_tenant,
+        )
+        steps: _Steps = []
+        unknown = self._startup.unknown_options
+        if minor > _NEWEST_MINOR or unknown:
+            steps.append(Send(messages.negotiate_protocol_version(_NEWEST_MINOR, unknown)))
+        steps.append(NeedSecret(*self._startup.identity))
+        self._state = _State.SECRET
+        return steps
+
+    # --- SCRAM
+
+    def _sasl_message(self) -> bytes | None:
+        """The body of the next message, which must be of type p."""
+        if self._inbox.peek(1) not in (b"", b"p"):
+            raise ProtocolViolation("expected SASL response, got another message")
+        message = self._inbox.take_message(SASL_MESSAGE_MAX_BYTES + 4)
+        return None if message is None else message[1]
+
+    def _on_client_first(self) -> _Steps | None:
+        body = self._sasl_message()
+        if body is None:
+            return None
+        mechanism, data = messages.parse_sasl_initial_response(body)
+        if mechanism != MECHANISM.encode():
+            raise ProtocolViolation("client selected an invalid SASL authentication mechanism")
+        if data is None:
+            self._state = _State.CLIENT_FIRST_DATA
+            return [Send(messages.authentication_sasl_continue(b""))]
+        return self._challenge(data)
+
+    def _on_client_first_data(self) -> _Steps | None:
+        body = self._sasl_message()
+        return None if body is None else self._challenge(body)
+
+    def _challenge(self, client_first: bytes) -> _Steps:
+        assert self._exchange is not None
+        challenge = self._exchange.receive_first(client_first)
+        self._state = _State.CLIENT_FINAL
+        return [Send(messages.authentication_sasl_continue(challenge))]
+
+    def _on_client_final(self) -> _Steps | None:
+        body = self._sasl_message()
+        if body is None:
+            return None
+        assert self._exchange is not None
+        assert self._startup is not None
+        server_final = self._exchange.receive_final(body)
+        if server_final is None or not self._secret_is_real:
+            raise AuthenticationFailed(self._startup.shown_user)
+        self._state = _State.ADMITTED
+        admitted = Admitted(self._startup.identity, self._startup.settings, _NEWEST_MINOR)
+        return [Send(messages.authentication_sasl_final(server_final)), admitted]
+
+    _HANDLERS: ClassVar[dict[_State, Callable[["FrontendLogin"], _Steps | None]]] = {
+        _State.STARTUP: _on_startup_packet,
+        _State.CLIENT_FIRST: _on_client_first,
+        _State.CLIENT_FIRST_DATA: _on_client_first_data,
+        _State.CLIENT_FINAL: _on_client_final,
+    }
