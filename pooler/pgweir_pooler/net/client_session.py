@@ -1,0 +1,375 @@
+"""One logged-in client.
+
+Detached, it costs nothing but this object. Its first message makes it ask its pool for a server; until one is granted,
+what it sends waits in `_pending` (its socket is paused above PENDING_LIMIT). With a server, bytes go through both ways,
+and the server is released at the ReadyForQuery that frees it (transaction and statement mode) or when the client leaves
+(session mode).
+
+Back-pressure: a client that does not read pauses its server, and is closed when it holds it for `clientStallTimeout`
+without taking a byte; a server that does not read pauses its client. No buffer grows beyond the transport's high-water
+mark plus one read.
+"""
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from pgweir_pooler.errors import (
+    ClientStalled,
+    PoolerError,
+    ServerLost,
+    Terminated,
+    TransactionInStatementMode,
+)
+from pgweir_pooler.net.server_connection import ServerConnection, error_of
+from pgweir_pooler.session.frontend_stream import FrontendStream
+from pgweir_pooler.wire.framing import IDLE
+from pgweir_pooler.wire.messages import error_response_for
+
+if TYPE_CHECKING:
+    from pgweir_pooler.net.clients import Clients
+    from pgweir_pooler.pool.pool import Pool
+    from pgweir_pooler.session.settings import Settings
+    from pgweir_pooler.session.steps import Identity
+
+TRANSACTION, SESSION, STATEMENT = 0, 1, 2
+
+PENDING_LIMIT = 65_536  # bytes; above, the waiting client's socket is paused
+LINGER_S = 5.0  # how long a closing client may take to read its last words
+
+
+class ClientSession(asyncio.Protocol):
+    """A client after its login, and the server it holds, if any."""
+
+    __slots__ = (
+        "_claimed",
+        "_closing_error",
+        "_is_closing",
+        "_is_reading_paused",
+        "_is_release_due",
+        "_is_waiting",
+        "_is_writing_paused",
+        "_pending",
+        "_stall_timer",
+        "_started",
+        "clients",
+        "identity",
+        "key",
+        "mode",
+        "pool",
+        "server",
+        "settings",
+        "stream",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        clients: "Clients",
+        pool: "Pool",
+        identity: "Identity",
+        settings: "Settings",
+        mode: int,
+        key: int,
+    ) -> None:
+        self.clients = clients
+        self.pool = pool
+        self.identity = identity
+        self.settings = settings
+        self.mode = mode
+        self.key = key  # process id and secret as one number: what a CancelRequest must carry
+        self.transport: asyncio.Transport
+        self.stream = FrontendStream(keeps_names=mode == SESSION)
+        self.server: ServerConnection | None = None
+        self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
+        self._pending = b""  # sent by the client while it waits
+        self._is_waiting = False  # in the pool's queue, or claiming
+        self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
+        self._is_release_due = False  # the server is free but the client is in the middle of a message
+        self._is_reading_paused = False
+        self._is_writing_paused = False
+        self._is_closing = False
+        self._closing_error: PoolerError | None = None  # to be told at the next transaction boundary
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        server = self.server
+        if server is not None:
+            self._forward(server, data)
+            return
+        if self._is_waiting:
+            self._wait_with(data)
+            return
+        if self._is_closing:
+            return
+        work = self.stream.skim(data)
+        if work:
+            self._start(work)
+        elif self.stream.has_news:
+            self._handle_news()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._stop_stall_timer()
+        self.clients.left(self)
+        self._pending = b""
+        if self._is_waiting and self._claimed is None:
+            self._is_waiting = False
+            self.pool.abandon(self)
+        self._let_go()
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+        if self.server is not None:
+            self.server.pause_reading()
+            self._watch_for_stall(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        self._stop_stall_timer()
+        if self.server is not None:
+            self.server.resume_reading()
+        elif self._pending and not self._is_waiting and not self._is_closing:
+            pending, self._pending = self._pending, b""
+            self.resume_reading()
+            self._start(pending)
+
+    # --- waiting for a server
+
+    def _start(self, work: bytes) -> None:
+        """The client wants something while it holds no server."""
+        self._pending = work
+        if self._is_writing_paused:  # it must read what it got before it gets more
+            self.pause_reading()
+            return
+        self._is_waiting = True
+        server = self.pool.take()
+        if server is None:
+            self.pool.ask(self)
+        else:
+            assert isinstance(server, ServerConnection)
+            self.granted(server)
+
+    def _wait_with(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) > PENDING_LIMIT:
+            self.pause_reading()
+
+    def granted(self, server: ServerConnection) -> None:
+        """The pool lends us a server."""
+        if server.settings is not self.settings and server.settings != self.settings:
+            self._claimed = server
+            server.apply(self.settings, self._applied)
+            return
+        self._is_waiting = False
+        self.server = server
+        server.client = self
+        if self.mode == SESSION:
+            server.stream.is_session_owned = True
+        pending = self._pending
+        self._pending = b""
+        self._started = perf_counter()
+        if self._is_reading_paused:
+            self.resume_reading()
+        self._forward(server, pending)
+
+    def refused(self, error: PoolerError) -> None:
+        """The pool has no server for us."""
+        self._is_waiting = False
+        self.close(error)
+
+    def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
+        """The claimed server has our settings, or could not take them."""
+        self._claimed = None
+        if server.is_lost:
+            if self._is_closing:
+                return
+            self.pool.ask(self)  # nothing of the client's was sent: another server will do
+        elif self._is_closing:
+            server.release()
+        elif error:
+            self._is_waiting = False
+            server.stream.is_tainted = True
+            server.release()
+            self.close(error_of(error))
+        else:
+            self.granted(server)
+
+    # --- with a server
+
+    def _forward(self, server: ServerConnection, data: bytes) -> None:
+        stream = self.stream
+        out = stream.receive(data, server.stream.pipeline)
+        if out:
+            self.pool.counters.bytes_from_clients += len(out)
+            server.transport.write(out)
+        if self._started == 0.0:
+            self._started = perf_counter()
+        if stream.has_news:
+            self._handle_news()
+        elif self._is_release_due and not stream.is_mid_message:
+            self._is_release_due = False
+            pipeline = server.stream.pipeline
+            if pipeline.is_settled and pipeline.status == IDLE:
+                self._release(server)
+
+    def on_ready(self, server: ServerConnection) -> None:
+        """The server sent at least one ReadyForQuery, and it has been forwarded."""
+        backend = server.stream
+        counters = self.pool.counters
+        counters.queries += backend.ready_count
+        if backend.errors:
+            counters.server_errors += backend.errors
+            backend.errors = 0
+        now = perf_counter()
+        counters.query_time.observe(now - self._started)
+        self._started = 0.0 if not backend.pipeline.owed else now
+        if backend.transaction_count:
+            counters.transactions += backend.transaction_count
+            backend.transaction_count = 0
+        backend.ready_count = 0
+        if backend.is_free:
+            if self.mode == SESSION and self._closing_error is None:
+                server.feed_rest()
+            elif self.stream.is_mid_message:
+                self._is_release_due = True
+                server.feed_rest()
+            else:
+                self._release(server)
+        elif self.mode == STATEMENT and backend.pipeline.status != IDLE and not self._is_closing:
+            self.close(
+                TransactionInStatementMode(
+                    "transaction blocks do not work in statement mode",
+                    hint="Connect to the transaction-mode port.",
+                )
+            )
+
+    def _release(self, server: ServerConnection) -> None:
+        self.server = None
+        server.client = None
+        self._stop_stall_timer()
+        if self._is_reading_paused:
+            self.resume_reading()
+        if server.stream.rest:
+            server.feed_rest()
+        if not server.is_lost:
+            server.release()
+        if self._closing_error is not None:
+            self.close(self._closing_error)
+
+    def on_server_lost(self, server: ServerConnection) -> None:
+        """The connection to PostgreSQL ended under us."""
+        self.server = None
+        self._stop_stall_timer()
+        last = server.stream.last_error
+        if last.get("V", last.get("S")) in ("FATAL", "PANIC"):
+            self._close_transport()  # PostgreSQL's own last words have been forwarded
+        else:
+            self.close(
+                ServerLost(
+                    "the connection to the database was lost",
+                    hint="Whether a COMMIT under way took effect is not known." if server.was_busy else "",
+                )
+            )
+
+    # --- pausing
+
+    def pause_reading(self) -> None:
+        """Stops reading from the client."""
+        if not self._is_reading_paused and not self.transport.is_closing():
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undoes `pause_reading`."""
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _watch_for_stall(self, buffered: int) -> None:
+        self._stop_stall_timer()
+        loop = self.clients.loop
+        self._stall_timer = loop.call_later(self.clients.limits.client_stall_timeout, self._check_stall, buffered)
+
+    def _check_stall(self, buffered: int) -> None:
+        """A client that took nothing of what was buffered for it a whole timeout ago has stopped reading."""
+        self._stall_timer = None
+        now_buffered = self.transport.get_write_buffer_size()
+        if self.server is None or not self._is_writing_paused:
+            return
+        if now_buffered < buffered:
+            self._watch_for_stall(now_buffered)
+            return
+        self.clients.counters.error(ClientStalled.__name__)
+        self.clients.log_closed(self, ClientStalled("the client does not read its results"))
+        self._is_closing = True
+        self.transport.abort()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    # --- the end
+
+    def close_at_boundary(self, detail: str) -> None:
+        """Ends the session with 57P01 as soon as no transaction is open; at once if none is."""
+        if self._is_closing:
+            return
+        error = Terminated(detail)
+        server = self.server
+        if server is None and not self._is_waiting:
+            self.close(error)
+        elif server is not None and self.mode == SESSION and self._is_idle_in(server):
+            self.close(error)
+        else:
+            self._closing_error = error
+
+    def _is_idle_in(self, server: ServerConnection) -> bool:
+        pipeline = server.stream.pipeline
+        return pipeline.is_settled and pipeline.status == IDLE and not self.stream.is_mid_message
+
+    def close(self, error: PoolerError) -> None:
+        """Ends the session with an error that the client reads."""
+        if self._is_closing:
+            return
+        self.clients.counters.error(error.code)
+        self.clients.log_closed(self, error)
+        if not self.transport.is_closing():
+            self.transport.write(error_response_for(error))
+        self._close_transport()
+
+    def _close_transport(self) -> None:
+        self._is_closing = True
+        self._let_go()
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.clients.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _handle_news(self) -> None:
+        """The stream has something to say beside bytes to forward."""
+        stream = self.stream
+        stream.has_news = False
+        if stream.reply:
+            self.transport.write(stream.reply)
+            stream.reply = b""
+        if stream.error is not None:
+            self.close(stream.error)
+        elif stream.has_terminated:
+            self._close_transport()
+
+    def _let_go(self) -> None:
+        """Hands the server back, whatever it is doing."""
+        server, self.server = self.server, None
+        if server is not None:
+            server.client_gone(is_mid_message=self.stream.is_mid_message)

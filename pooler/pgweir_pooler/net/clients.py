@@ -1,0 +1,80 @@
+"""All clients of this process: who is here, their cancel keys, and how many there may be."""
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pgweir_pooler.errors import PoolerError
+from pgweir_pooler.pool.client_limits import ClientLimits
+from pgweir_pooler.telemetry import ProcessCounters
+
+if TYPE_CHECKING:
+    from pgweir_contract.models import ClusterLimits
+
+    from pgweir_pooler.directory import Directory
+    from pgweir_pooler.net.client_login import ClientLogin
+    from pgweir_pooler.net.client_session import ClientSession
+
+log = structlog.get_logger()
+
+
+class Clients:
+    """The register of clients, shared by all listeners of the process."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        directory: "Directory",
+        limits: "ClusterLimits",
+        counters: ProcessCounters,
+    ) -> None:
+        self.loop = loop
+        self.directory = directory
+        self.limits = limits
+        self.counters = counters
+        self.client_limits = ClientLimits()
+        self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
+        self.logins: set[ClientLogin] = set()  # connected, not logged in
+        self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
+        self.is_draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def new_key(self) -> int:
+        """A cancel key that no session has: 31 bits of process id, 32 bits of secret, as one number."""
+        while True:
+            key = (secrets.randbits(31) | 1) << 32 | secrets.randbits(32)
+            if key not in self.sessions:
+                return key
+
+    def joined(self, session: "ClientSession") -> None:
+        """A client finished its login."""
+        self.sessions[session.key] = session
+        self._empty.clear()
+        self.counters.logins += 1
+
+    def left(self, session: "ClientSession") -> None:
+        """A logged-in client is gone."""
+        if self.sessions.pop(session.key, None) is not None:
+            self.client_limits.leave(session.identity.tenant, session.identity.user)
+            if not self.sessions:
+                self._empty.set()
+
+    async def all_left(self) -> None:
+        """Returns when no logged-in client is left."""
+        await self._empty.wait()
+
+    def log_closed(self, session: "ClientSession", error: PoolerError) -> None:
+        """One line for a session that we ended."""
+        who = session.identity
+        log.log(
+            error.log_level,
+            "client closed",
+            code=error.code,
+            reason=error.log_text(),
+            tenant=who.tenant,
+            user=who.user,
+            database=who.database,
+        )

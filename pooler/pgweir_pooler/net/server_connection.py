@@ -1,0 +1,319 @@
+"""One connection to PostgreSQL, after its login.
+
+It is lent to one client at a time (`client`), runs short errands of its own between clients (roll back, reset, apply a
+client's settings), and tells its pool when PostgreSQL has closed its side: only then its slot is free.
+
+Who may free it: `ClientSession.on_ready` when the stream says so, `ClientSession` when the client goes away. Nothing
+here decides that a server is free; `session.pipeline` does.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from pgweir_pooler.errors import PoolerError, ServerUnreachable
+from pgweir_pooler.pool.keys import CloseReason
+from pgweir_pooler.session.backend_stream import BackendStream
+from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, Settings, apply_settings
+from pgweir_pooler.wire.cursor import ServerProtocolError
+from pgweir_pooler.wire.framing import IDLE, QUERY
+from pgweir_pooler.wire.messages import TERMINATE
+
+if TYPE_CHECKING:
+    from pgweir_pooler.net.client_session import ClientSession
+    from pgweir_pooler.pool.ledger import Slot
+    from pgweir_pooler.pool.pool import Pool
+
+# How long an errand may take before the server is given up, and how long PostgreSQL may take to close its side.
+ERRAND_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 15.0
+
+ErrandDone = Callable[["ServerConnection", dict[str, str]], None]
+
+
+class Canceller(Protocol):
+    """Sends a CancelRequest for a server's running query, on a connection of its own."""
+
+    def cancel(self, server: "ServerConnection") -> None: ...
+
+
+class ServerConnection(asyncio.Protocol):
+    """One server: a transport, a stream, and the client that holds it."""
+
+    __slots__ = (
+        "_errand_done",
+        "_errand_error",
+        "_has_release_due",
+        "_is_closing",
+        "_is_mid_outgoing",
+        "_timer",
+        "canceller",
+        "cancels_under_way",
+        "client",
+        "database",
+        "is_reading_paused",
+        "loop",
+        "pool",
+        "process_id",
+        "secret_key",
+        "settings",
+        "slot",
+        "stream",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        pool: "Pool",
+        slot: "Slot",
+        canceller: Canceller,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        parameters: dict[bytes, bytes],
+        key: tuple[int, bytes],
+    ) -> None:
+        self.pool = pool
+        self.slot = slot
+        self.loop = loop
+        self.canceller = canceller
+        self.transport: asyncio.Transport
+        self.stream = BackendStream(parameters)
+        self.process_id, self.secret_key = key
+        self.client: ClientSession | None = None
+        # Settings that were applied last; None when a statement may have changed them since.
+        self.settings: Settings = NO_SETTINGS
+        self.is_reading_paused = False
+        self.cancels_under_way = 0  # the server is not lent again before they have ended
+        self._has_release_due = False
+        self._errand_done: ErrandDone | None = None
+        self._errand_error: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closing = False
+        self._is_mid_outgoing = False  # the client went away before the end of a message
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        stream = self.stream
+        client = self.client
+        try:
+            out = stream.receive(data)
+        except ServerProtocolError as error:
+            self._broke_protocol(error)
+            return
+        if client is None:
+            self._unattended()
+            return
+        if out:
+            self.pool.counters.bytes_from_servers += len(out)
+            client.transport.write(out)
+        if stream.ready_count:
+            client.on_ready(self)
+
+    def pause_writing(self) -> None:
+        if self.client is not None:
+            self.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.client is not None:
+            self.client.resume_reading()
+
+    def eof_received(self) -> bool:
+        return False  # close our side too
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        done, self._errand_done = self._errand_done, None
+        self._is_closing = True
+        self.pool.lost(self)
+        client, self.client = self.client, None
+        if client is not None:
+            client.on_server_lost(self)
+        elif done is not None:
+            done(self, self._errand_error or {"M": "the server closed the connection", "C": "08006"})
+
+    # --- errands: queries of our own while no client is attached
+
+    def run_errand(self, messages: bytes, count: int, done: ErrandDone) -> None:
+        """Sends `count` Query messages and calls `done(self, error fields or {})` when all have been answered.
+
+        `done` is called once, also when the connection is lost (it is gone from the pool then: `is_lost`).
+        """
+        assert self.client is None and self._errand_done is None
+        self._errand_done = done
+        self._errand_error = {}
+        self.stream.last_error = {}
+        for _ in range(count):
+            self.stream.pipeline.sent(QUERY)
+        self._timer = self.loop.call_later(ERRAND_TIMEOUT_S, self._errand_timed_out)
+        self.transport.write(messages)
+
+    @property
+    def was_busy(self) -> bool:
+        """Something was owed when the connection ended."""
+        return bool(self.stream.pipeline.owed)
+
+    @property
+    def is_lost(self) -> bool:
+        """The connection is closed or closing; it must not be given back."""
+        return self._is_closing
+
+    def apply(self, settings: Settings, done: ErrandDone) -> None:
+        """Errand: brings the session to `settings`."""
+
+        def applied(server: ServerConnection, error: dict[str, str]) -> None:
+            # RESET ALL and set_config report what they change: that is not a client's doing.
+            server.stream.is_tainted = False
+            server.settings = settings
+            done(server, error)
+
+        self.run_errand(apply_settings(settings), 1, applied)
+
+    def release(self) -> None:
+        """Gives the server back, rolled back and reset if need be. No client is attached any more."""
+        self.resume_reading()
+        stream = self.stream
+        pipeline = stream.pipeline
+        if self.cancels_under_way:
+            self._has_release_due = True
+            return
+        if pipeline.status != IDLE:
+            stream.is_tainted = True  # the rollback undoes SET LOCAL, and reports it like any other SET
+            self.run_errand(ROLLBACK + RESET_SESSION, 2, _given_back)
+        elif stream.is_tainted or stream.is_session_owned:
+            self.run_errand(RESET_SESSION, 1, _given_back)
+        else:
+            self.pool.give_back(self)
+
+    def client_gone(self, *, is_mid_message: bool) -> None:
+        """The client that held this server is gone, at any moment of a transaction."""
+        self.client = None
+        pipeline = self.stream.pipeline
+        if self._is_closing:
+            return
+        if is_mid_message or not pipeline.is_settled or self.stream.is_mid_message:
+            self._is_mid_outgoing = is_mid_message
+            self.pool.discard(self, CloseReason.CLIENT_GONE)
+        else:
+            self.release()
+
+    def cancel_ended(self) -> None:
+        """A CancelRequest for this server has been carried out or given up."""
+        self.cancels_under_way -= 1
+        if self._has_release_due and not self.cancels_under_way and not self._is_closing:
+            self._has_release_due = False
+            self.release()
+
+    def pause_reading(self) -> None:
+        """Stops reading from PostgreSQL: the client does not keep up."""
+        if not self.is_reading_paused and not self.transport.is_closing():
+            self.is_reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undoes `pause_reading`."""
+        if self.is_reading_paused:
+            self.is_reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # --- the end
+
+    def close(self, reason: CloseReason) -> None:  # noqa: ARG002 (the pool counts the reason)
+        """Says goodbye and waits for PostgreSQL to close its side; the slot is free only then."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._has_release_due = False
+        self._stop_timer()
+        self.resume_reading()
+        if self.stream.pipeline.is_settled and not self._is_mid_outgoing:
+            self.transport.write(TERMINATE)
+        else:
+            # Maybe in the middle of a message or a query: end of file says it all, a cancel makes it heard.
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.canceller.cancel(self)
+        self._timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+    def _unattended(self) -> None:
+        """Bytes arrived while no client is attached: an errand's answer, or something asynchronous."""
+        stream = self.stream
+        pipeline = stream.pipeline
+        stream.ready_count = stream.transaction_count = 0
+        if self._is_closing:
+            return
+        if self._errand_done is None:
+            stream.errors = 0
+            if pipeline.is_confused:
+                self._broke_protocol(ServerProtocolError("an answer that nobody asked for"))
+            return
+        if stream.errors:
+            stream.errors = 0
+            self._errand_error = self._errand_error or stream.last_error
+        if stream.is_free:
+            self._errand_ended()
+        elif pipeline.is_confused:
+            self._broke_protocol(ServerProtocolError("an answer that does not fit the question"))
+
+    def _errand_ended(self) -> None:
+        self._stop_timer()
+        done, self._errand_done = self._errand_done, None
+        error, self._errand_error = self._errand_error, {}
+        self.feed_rest()
+        if done is not None and not self._is_closing:
+            done(self, error)
+
+    def feed_rest(self) -> None:
+        """Reads what followed the ReadyForQuery that freed this server, with no client to see it."""
+        rest, self.stream.rest = self.stream.rest, b""
+        if rest:
+            self.data_received(rest)
+
+    def _errand_timed_out(self) -> None:
+        self._timer = None
+        done, self._errand_done = self._errand_done, None
+        self.pool.discard(self, CloseReason.RESET_FAILED)
+        if done is not None:
+            done(self, {"C": "08006", "M": "the server did not answer in time"})
+
+    def _broke_protocol(self, error: PoolerError) -> None:
+        client, self.client = self.client, None
+        done, self._errand_done = self._errand_done, None
+        self._stop_timer()
+        if not self._is_closing:
+            self.pool.discard(self, CloseReason.BROKEN)
+        self.transport.abort()
+        if client is not None:
+            client.on_server_lost(self)
+        elif done is not None:
+            done(self, {"C": error.sqlstate, "M": error.text})
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
+    """A server was rolled back and reset between clients."""
+    if server.is_lost:
+        return
+    if error:
+        server.pool.discard(server, CloseReason.RESET_FAILED)
+        return
+    stream = server.stream
+    if stream.is_tainted or stream.is_session_owned:
+        stream.is_tainted = False
+        stream.is_session_owned = False
+        server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
+    server.pool.give_back(server)
+
+
+def error_of(fields: dict[str, str]) -> ServerUnreachable:
+    """An errand's failure as an error for a client that waits for its end."""
+    return ServerUnreachable(fields.get("M", "the server failed"))

@@ -1,0 +1,225 @@
+"""The bytes of one server, read message by message.
+
+`receive` is fed what the socket gave and returns what the client that holds the server shall get: usually the very same
+bytes object. It walks every message boundary (a row can hold bytes that look like a ReadyForQuery), books replies in the
+`Pipeline`, and stops behind the ReadyForQuery that makes the server free: what follows is in `rest`, belongs to nobody,
+and must be fed again once the client is detached.
+
+Rows and copy data flow by their length. Only messages that must be read are held until they are whole. Notifications
+are kept from the client unless the session owns its server (`forwards_notifications`): on a shared server they answer
+somebody else's LISTEN.
+"""
+
+from pgweir_pooler.errors import StatementNotSupported
+from pgweir_pooler.session.pipeline import Pipeline
+from pgweir_pooler.wire.framing import (
+    COMMAND_COMPLETE,
+    COPY_DATA,
+    DATA_ROW,
+    ERROR_RESPONSE,
+    HEADER_SIZE,
+    HELD_MESSAGE,
+    IDLE,
+    NOTICE_RESPONSE,
+    NOTIFICATION_RESPONSE,
+    PARAMETER_STATUS,
+    QUERY,
+    READY_FOR_QUERY,
+    ROW_DESCRIPTION,
+    read_header,
+)
+from pgweir_pooler.wire.messages import (
+    ServerProtocolError,
+    error_response_for,
+    parse_error_fields,
+    parse_parameter_status,
+)
+
+# Command tags of statements that may leave something behind in the session: settings, prepared statements, cursors
+# WITH HOLD, registrations. A server that reported one is reset before it is shared again.
+_TAINTING_TAGS = frozenset(
+    {
+        b"SET\0",
+        b"RESET\0",
+        b"LISTEN\0",
+        b"PREPARE\0",
+        b"LOAD\0",
+        b"DECLARE CURSOR\0",
+        b"DISCARD\0",
+        b"DISCARD ALL\0",
+        b"DISCARD PLANS\0",
+        b"DISCARD SEQUENCES\0",
+        b"DISCARD TEMP\0",
+        b"DEALLOCATE\0",
+        b"DEALLOCATE ALL\0",
+    }
+)
+_LISTEN_TAG = b"LISTEN\0"
+_LISTEN_REFUSED = error_response_for(
+    StatementNotSupported(
+        "LISTEN does not work in transaction mode", hint="Connect to the session-mode port for LISTEN."
+    )
+)
+
+
+class BackendStream:
+    """Reader of one server's messages, for as long as the connection lives."""
+
+    __slots__ = (
+        "_held",
+        "_parts",
+        "_remaining",
+        "_start",
+        "errors",
+        "is_free",
+        "is_session_owned",
+        "is_tainted",
+        "last_error",
+        "parameters",
+        "pipeline",
+        "ready_count",
+        "rest",
+        "transaction_count",
+    )
+
+    def __init__(self, parameters: dict[bytes, bytes]) -> None:
+        self.pipeline = Pipeline()
+        self.parameters = parameters  # ParameterStatus as last reported: name -> value
+        self.is_session_owned = False  # the client keeps this server: LISTEN and notifications pass
+        self.is_free = False  # set by `receive` when it stopped behind the ReadyForQuery that frees the server
+        self.rest = b""  # what followed it
+        self.is_tainted = False  # the session may hold state that the next client must not see
+        self.last_error: dict[str, str] = {}  # fields of the newest ErrorResponse that was read whole
+        self.errors = 0  # counted since somebody last took them over, as the two below
+        self.ready_count = 0
+        self.transaction_count = 0
+        self._held = b""  # the beginning of a message that is needed whole
+        self._remaining = 0  # bytes still to come of a message that flows
+        self._parts: list[bytes] = []  # of the output, when something was cut out or put in
+        self._start = 0  # where the part of the input begins that is not yet in `_parts`
+
+    @property
+    def is_mid_message(self) -> bool:
+        """The last bytes fed ended inside a message."""
+        return bool(self._remaining or self._held)
+
+    def receive(self, data: bytes) -> bytes:
+        """Feeds bytes from the server; returns the bytes for the client.
+
+        Raises ServerProtocolError when the server broke the protocol; the connection is unusable then.
+        """
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self.is_free = False
+        end = len(data)
+        pos = self._remaining
+        if pos > end:
+            self._remaining = pos - end
+            return data
+        self._remaining = 0
+        owed = self.pipeline.owed
+        while pos < end:
+            if end - pos < HEADER_SIZE:
+                self._held = data[pos:]
+                end = pos
+                break
+            tag, length = read_header(data, pos)
+            after = pos + 1 + length
+            if tag == DATA_ROW or tag == COPY_DATA:  # noqa: PLR1714 (faster than a membership test)
+                if after > end:
+                    self._remaining = after - end
+                    break
+                pos = after
+                continue
+            if after > end:
+                if not _flows(tag, length):
+                    self._held = data[pos:]
+                    end = pos
+                    break
+                self._remaining = after - end
+            if tag == READY_FOR_QUERY:
+                if self._ready(data, after):
+                    self.is_free = True
+                    self.rest = data[after:]
+                    end = after
+                    break
+            elif tag != ROW_DESCRIPTION or not owed or owed[0] != QUERY:
+                self._book(tag, data, pos, after)
+            pos = after
+        if self._parts:
+            return self._joined(data, end)
+        return data if end == len(data) else data[:end]
+
+    def _ready(self, data: bytes, after: int) -> bool:
+        """A ReadyForQuery that ends at `after`; returns whether the server is free."""
+        pipeline = self.pipeline
+        status = data[after - 1]
+        self.ready_count += 1
+        if status == IDLE:
+            self.transaction_count += 1
+        is_free = pipeline.ready(status)
+        if pipeline.refusals and self._put_in_refusals(data, after):
+            is_free = status == IDLE and pipeline.is_settled
+        return is_free
+
+    def _book(self, tag: int, data: bytes, pos: int, after: int) -> None:
+        """Any message but rows and ReadyForQuery, from `pos` to `after`; the end may not have arrived yet."""
+        pipeline = self.pipeline
+        if tag == COMMAND_COMPLETE:
+            body = data[pos + HEADER_SIZE : after]
+            if body in _TAINTING_TAGS:
+                self.is_tainted = True
+                if body == _LISTEN_TAG and not self.is_session_owned:
+                    self._replace(data, pos, after, _LISTEN_REFUSED)
+            if pipeline.owed and pipeline.owed[0] == QUERY and not pipeline.is_copying_in:
+                return
+        elif tag == NOTICE_RESPONSE:
+            return
+        elif tag == PARAMETER_STATUS:
+            name, value = parse_parameter_status(data[pos + HEADER_SIZE : after])
+            self.parameters[name] = value
+            self.is_tainted = True
+            return
+        elif tag == NOTIFICATION_RESPONSE:
+            if not self.is_session_owned:
+                self._replace(data, pos, after, b"")
+            return
+        elif tag == ERROR_RESPONSE:
+            self.errors += 1
+            if after <= len(data):
+                self.last_error = parse_error_fields(data[pos + HEADER_SIZE : after])
+        pipeline.received(tag)
+        if pipeline.refusals:
+            self._put_in_refusals(data, after)
+
+    def _put_in_refusals(self, data: bytes, after: int) -> bool:
+        due = self.pipeline.refusal_due()
+        if due:
+            self._replace(data, after, after, due)
+        return bool(due)
+
+    def _replace(self, data: bytes, begin: int, end: int, by: bytes) -> None:
+        """Forwards `by` in place of data[begin:end]."""
+        self._parts.append(data[self._start : begin])
+        self._parts.append(by)
+        self._start = end
+
+    def _joined(self, data: bytes, end: int) -> bytes:
+        self._parts.append(data[self._start : end])
+        out = b"".join(self._parts)
+        self._parts.clear()
+        self._start = 0
+        return out
+
+
+def _flows(tag: int, length: int) -> bool:
+    """Whether a message that has not arrived whole may be forwarded in pieces; else it is held until it is whole."""
+    if length < 4:
+        raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
+    if tag in (READY_FOR_QUERY, COMMAND_COMPLETE, PARAMETER_STATUS, NOTIFICATION_RESPONSE):
+        if length > HELD_MESSAGE:
+            raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
+        return False
+    return tag != ERROR_RESPONSE or length > HELD_MESSAGE
+

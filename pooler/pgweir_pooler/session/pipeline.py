@@ -1,0 +1,235 @@
+"""Which replies a server still owes, and so when it is free.
+
+The client's messages that will be answered stand in `owed`, oldest first; the server's messages take them away. A server
+is free only at a ReadyForQuery that says idle, with nothing owed after it: a Parse that was sent and flushed without a
+Sync has been answered, but no ReadyForQuery follows, so it keeps its server. Nothing here guesses: a reply that does not
+fit what is owed makes the pipeline `is_confused`, and a confused server is never free again, only closed.
+
+What takes an entry away (PostgreSQL documentation, "Message Flow"):
+
+| entry | taken by |
+| --- | --- |
+| Query, FunctionCall, Sync | ReadyForQuery |
+| Parse / Bind / Close | ParseComplete / BindComplete / CloseComplete |
+| Describe | RowDescription or NoData (a ParameterDescription may come before) |
+| Execute | CommandComplete, EmptyQueryResponse or PortalSuspended |
+| Refusal | us: the error of `refuse` is put into the reply stream when everything before it has been answered |
+
+An ErrorResponse to an extended-protocol message takes all entries up to the next Sync, for the server skips those
+messages; if that Sync was not sent yet, what is sent until then owes nothing (`is_skipping`).
+
+COPY FROM STDIN is the one place where the protocol is ambiguous: the server ignores a Sync that it reads while copying,
+but answers one that it reads after a failure, and only it knows where the failure was. A copy that succeeds makes all
+Syncs before CopyDone void. After a copy that failed they become MAYBE_SYNC and move behind the ones that are certain:
+one more ReadyForQuery takes a MAYBE_SYNC away, any other reply proves that the rest will not come, and until either
+happens the server is not free.
+"""
+
+from collections import deque
+
+from pgweir_pooler.wire.framing import (
+    BIND,
+    BIND_COMPLETE,
+    CLOSE,
+    CLOSE_COMPLETE,
+    COMMAND_COMPLETE,
+    COPY_DATA,
+    COPY_DONE,
+    COPY_FAIL,
+    COPY_IN_RESPONSE,
+    COPY_OUT_RESPONSE,
+    DATA_ROW,
+    DESCRIBE,
+    EMPTY_QUERY_RESPONSE,
+    ERROR_RESPONSE,
+    EXECUTE,
+    FUNCTION_CALL,
+    FUNCTION_CALL_RESPONSE,
+    IDLE,
+    NO_DATA,
+    PARAMETER_DESCRIPTION,
+    PARSE,
+    PARSE_COMPLETE,
+    PORTAL_SUSPENDED,
+    QUERY,
+    READY_FOR_QUERY,
+    ROW_DESCRIPTION,
+    SYNC,
+)
+
+# Entries that are not message types of the protocol.
+REFUSAL = 0x100
+MAYBE_SYNC = 0x101
+
+_TAKES: dict[int, tuple[int, ...]] = {
+    PARSE: (PARSE_COMPLETE,),
+    BIND: (BIND_COMPLETE,),
+    CLOSE: (CLOSE_COMPLETE,),
+    DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    EXECUTE: (COMMAND_COMPLETE, EMPTY_QUERY_RESPONSE, PORTAL_SUSPENDED),
+}
+_LEAVES: dict[int, tuple[int, ...]] = {
+    PARSE: (),
+    BIND: (),
+    CLOSE: (),
+    DESCRIBE: (PARAMETER_DESCRIPTION,),
+    EXECUTE: (DATA_ROW, COPY_IN_RESPONSE, COPY_OUT_RESPONSE, COPY_DATA, COPY_DONE),
+    QUERY: (
+        ROW_DESCRIPTION,
+        DATA_ROW,
+        COMMAND_COMPLETE,
+        EMPTY_QUERY_RESPONSE,
+        COPY_IN_RESPONSE,
+        COPY_OUT_RESPONSE,
+        COPY_DATA,
+        COPY_DONE,
+        ERROR_RESPONSE,
+    ),
+    FUNCTION_CALL: (FUNCTION_CALL_RESPONSE, ERROR_RESPONSE),
+    SYNC: (ERROR_RESPONSE,),  # a deferred constraint fails when the Sync commits
+}
+
+
+class Pipeline:
+    """The replies that one server owes to the client that holds it."""
+
+    __slots__ = ("is_confused", "is_copying_in", "is_skipping", "owed", "refusals", "status")
+
+    def __init__(self) -> None:
+        # Appended by `FrontendStream` when a message's header is forwarded; removed here only.
+        self.owed: deque[int] = deque()
+        # The errors of the REFUSAL entries in `owed`, in the same order.
+        self.refusals: deque[bytes] = deque()
+        self.status = IDLE  # of the last ReadyForQuery
+        self.is_skipping = False  # the server skips to a Sync that we have not seen yet
+        self.is_copying_in = False  # the head of `owed` is a COPY FROM STDIN that the server reads
+        self.is_confused = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is owed: the server waits for the next message, in the transaction state that `status` tells."""
+        return not (self.owed or self.is_skipping or self.is_copying_in or self.is_confused)
+
+    def sent(self, tag: int) -> None:
+        """Books a message that was forwarded to the server; `tag` is its type."""
+        if self.is_skipping:
+            if tag == SYNC:
+                self.is_skipping = False
+                self.owed.appendleft(SYNC)  # before any MAYBE_SYNC: what is certain comes first
+            return
+        self.owed.append(tag)
+
+    def refuse(self, error: bytes) -> bytes:
+        """Books an error of our own in place of a message that was not forwarded.
+
+        Returns the bytes to send to the client at once: `error` if nothing is owed before it, else nothing, and the
+        error comes out of `refusal_due` in its turn.
+        """
+        if self.is_skipping:
+            return b""
+        self._drop_idle_copy_ends()
+        if not self.owed:
+            return error
+        self.owed.append(REFUSAL)
+        self.refusals.append(error)
+        return b""
+
+    def refusal_due(self) -> bytes:
+        """Takes the refusals at the head of the queue and returns their errors."""
+        due = b""
+        while self.owed and self.owed[0] == REFUSAL:
+            self.owed.popleft()
+            due += self.refusals.popleft()
+        return due
+
+    def ready(self, status: int) -> bool:
+        """A ReadyForQuery arrived. Returns whether the server is free now."""
+        owed = self.owed
+        self.status = status
+        self._drop_idle_copy_ends()
+        if owed and owed[0] in (QUERY, SYNC, FUNCTION_CALL, MAYBE_SYNC):
+            owed.popleft()
+            if self.is_copying_in:
+                self.is_confused = True  # a copy ends by CommandComplete or an error, never by ReadyForQuery
+            self.is_skipping = False  # a MAYBE_SYNC did count, or there was nothing to skip
+            self._drop_idle_copy_ends()
+        else:
+            self.is_confused = True
+        return status == IDLE and not owed and not self.is_confused and not self.is_skipping
+
+    def received(self, tag: int) -> None:
+        """Books any other message from the server, asynchronous ones (notice, parameter, notification) excepted."""
+        owed = self.owed
+        self._drop_idle_copy_ends()
+        while owed and owed[0] == MAYBE_SYNC:
+            owed.popleft()
+            self._drop_idle_copy_ends()
+        if not owed:
+            self.is_confused = self.is_confused or tag != ERROR_RESPONSE  # FATAL comes at any time
+            return
+        head = owed[0]
+        if tag == ERROR_RESPONSE:
+            self._failed(head)
+        elif tag == COPY_IN_RESPONSE and head in (QUERY, EXECUTE):
+            self.is_copying_in = True
+        elif tag == COMMAND_COMPLETE and self.is_copying_in:
+            self._copied()
+        elif tag in _TAKES.get(head, ()):
+            owed.popleft()
+        elif tag not in _LEAVES.get(head, ()):
+            self.is_confused = True
+
+    def _drop_idle_copy_ends(self) -> None:
+        """CopyDone and CopyFail outside of a copy are ignored by the server and owe nothing."""
+        owed = self.owed
+        while owed and (owed[0] == COPY_DONE or owed[0] == COPY_FAIL) and not self.is_copying_in:
+            owed.popleft()
+
+    def _failed(self, head: int) -> None:
+        """An ErrorResponse that answers `head`."""
+        voided = 0
+        if self.is_copying_in:
+            self.is_copying_in = False
+            voided = self._take_copy_syncs()
+        if head in _TAKES:
+            self._skip_to_sync()
+        if voided:
+            self._insert_maybes(voided)
+
+    def _take_copy_syncs(self) -> int:
+        """Removes the end of the copy and all Syncs before it; returns how many Syncs there were."""
+        owed = self.owed
+        head = owed.popleft()
+        kept: list[int] = []
+        syncs = 0
+        while owed:
+            tag = owed.popleft()
+            if tag == SYNC:
+                syncs += 1
+            elif tag in (COPY_DONE, COPY_FAIL):
+                break
+            else:
+                kept.append(tag)
+        owed.extendleft(reversed([head, *kept]))
+        return syncs
+
+    def _copied(self) -> None:
+        """A COPY FROM STDIN ended well: Syncs that the server read while copying do not count."""
+        self.is_copying_in = False
+        self._take_copy_syncs()
+        if self.owed[0] == EXECUTE:
+            self.owed.popleft()
+
+    def _skip_to_sync(self) -> None:
+        owed = self.owed
+        while owed and owed[0] != SYNC:
+            if owed.popleft() == REFUSAL:
+                self.refusals.popleft()
+        self.is_skipping = not owed
+
+    def _insert_maybes(self, count: int) -> None:
+        """Puts MAYBE_SYNCs behind the first certain entry, or in front if the server skips to a Sync yet to come."""
+        owed = self.owed
+        first = [owed.popleft()] if owed else []
+        owed.extendleft([MAYBE_SYNC] * count)
+        owed.extendleft(first)

@@ -1,0 +1,51 @@
+"""The settings of a session: what a client put into its startup message, to be applied to the server it gets.
+
+Settings are a sorted tuple of (name, value). They are applied with `set_config`, which reads a value as the startup
+message does (a list stays a list, where SET would take it for one quoted name), schema-qualified, so that a hostile
+search_path changes nothing.
+"""
+
+from pgweir_pooler.wire.messages import parameter_status, query
+
+Settings = tuple[tuple[str, str], ...]
+
+NO_SETTINGS: Settings = ()
+
+APPLICATION_NAME = "application_name"
+# NAMEDATALEN - 1: PostgreSQL cuts longer application names (src/backend/commands/variable.c).
+_APPLICATION_NAME_LIMIT = 63
+
+RESET_SESSION = query(b"DISCARD ALL")
+ROLLBACK = query(b"ROLLBACK")
+
+
+def apply_settings(settings: Settings) -> bytes:
+    """A Query message that brings a server from any other client's settings to these."""
+    sql = "RESET ALL"
+    if settings:
+        calls = ", ".join(f"pg_catalog.set_config({_literal(k)}, {_literal(v)}, false)" for k, v in settings)
+        sql += f"; SELECT {calls}"
+    return query(sql.encode())
+
+
+def _literal(text: str) -> str:
+    """An escape string literal: right whatever standard_conforming_strings says."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def split_application_name(settings: Settings) -> tuple[Settings, str | None]:
+    """Takes the application name out of the settings if PostgreSQL would report it exactly as given.
+
+    It is different for nearly every client, so it must not make each login ask a server.
+    """
+    for i, (name, value) in enumerate(settings):
+        if name == APPLICATION_NAME and value.isascii() and value.isprintable() and len(value) <= _APPLICATION_NAME_LIMIT:
+            return settings[:i] + settings[i + 1 :], value
+    return settings, None
+
+
+def render_parameters(parameters: dict[bytes, bytes], application_name: str | None) -> bytes:
+    """ParameterStatus messages of what a server reported, with the client's own application name."""
+    shown = dict(parameters)
+    shown[b"application_name"] = (application_name or "").encode()
+    return b"".join(parameter_status(name, value) for name, value in shown.items())
