@@ -36,7 +36,6 @@ class ContractModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         hide_input_in_errors=True,
-        validate_default=True,
     )
 
     @field_serializer("*", mode="wrap", when_used="json", check_fields=False)

@@ -1,0 +1,283 @@
+"""From manifests to the files that poolers mount: pure, the same input gives the same bytes.
+
+What cannot be rendered is refused tenant by tenant, with reasons and without secrets. A refused tenant that
+had a good entry before keeps it, so that a typing error in one manifest disconnects nobody. Older tenants go
+first where two claim the same thing (an id, the last room in a shard).
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import SecretStr, ValidationError
+
+from pgweir_contract.json_form import describe_errors, render
+from pgweir_contract.models import (
+    Assignment,
+    AssignmentsFile,
+    ClusterFile,
+    ClusterLimits,
+    Database,
+    InstanceLimit,
+    Listener,
+    Member,
+    PoolOverrides,
+    TenantEntry,
+    TenantsFile,
+    User,
+)
+from pgweir_contract.names import (
+    CLUSTER_FILE,
+    CREDENTIALS_LABEL,
+    SHARD_LIMIT_BYTES,
+    SHARDS,
+    assignments_file,
+    shard_of,
+    tenants_file,
+)
+from pgweir_contract.support import unsupported
+from pgweir_contract.tenant import pool_settings
+from pgweir_operator.objects import Secret
+from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant, UserSpec
+
+# `{"revision":"…","tenants":[…],"version":"…"}` around the entries, with room to spare.
+_FRAME_BYTES: Final = 128
+
+_NO_PREVIOUS: Final[Mapping[str, TenantEntry]] = {}
+
+
+@dataclass(slots=True)
+class RenderResult:
+    """The files by name, and what is not in them."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    rejected: dict[str, list[str]] = field(default_factory=dict)  # `namespace/name` of a Tenant -> problems
+    problems: list[str] = field(default_factory=list)  # of the PoolerCluster: what it asks for in vain
+    notes: list[str] = field(default_factory=list)  # worth a condition, wrong for nobody
+    entries: dict[str, TenantEntry] = field(default_factory=dict)  # by tenant id, as in the files
+
+
+class _Refused(Exception):  # noqa: N818 - it is an answer
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = list(problems)
+
+
+def render_config(
+    cluster: PoolerCluster,
+    tenants: Iterable[Tenant],
+    secrets: Iterable[Secret],
+    *,
+    members: Sequence[Member] = (),
+    assignments: Iterable[Assignment] = (),
+    previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
+) -> RenderResult:
+    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id."""
+    result = RenderResult(problems=unsupported_spec(cluster))
+    by_key = {secret.key: secret for secret in secrets}
+    mine = [t for t in tenants if t.cluster_key == cluster.key]
+    mine.sort(key=lambda t: (t.tenant_id not in previous, t.metadata.creation_timestamp or "", t.key))
+    shards: list[dict[str, TenantEntry]] = [{} for _ in range(SHARDS)]
+    owner_of: dict[str, Tenant] = {}  # tenant id -> the manifest that has it
+    for tenant in mine:
+        try:
+            _admit(cluster, tenant, owner_of)
+            entry: TenantEntry | None = _entry(cluster, tenant, by_key)
+        except _Refused as refused:
+            result.rejected[tenant.key] = refused.problems
+            is_owner = owner_of.get(tenant.tenant_id) is tenant
+            entry = previous.get(tenant.tenant_id) if is_owner else None
+        if entry is not None:
+            shards[shard_of(entry.tenant_id)][entry.tenant_id] = entry
+    for number, shard in enumerate(shards):
+        data, too_many = _tenants_shard(shard)
+        result.files[tenants_file(number)] = data
+        for tenant_id in too_many:
+            problem = f"ShardFull: shard {number:02d} would grow over {SHARD_LIMIT_BYTES} bytes"
+            result.rejected.setdefault(owner_of[tenant_id].key, []).append(problem)
+            del shard[tenant_id]
+        result.entries |= shard
+    _render_assignments(result, assignments)
+    _render_cluster(result, cluster, members)
+    return result
+
+
+def unsupported_spec(cluster: PoolerCluster) -> list[str]:
+    """One sentence for each thing that the PoolerCluster asks for and that is not built."""
+    spec = cluster.spec
+    found = []
+    if spec.replicas > 1:
+        found.append("spec.replicas: not supported yet: poolers do not share servers; use 1")
+    if spec.parameters:
+        found.append("spec.parameters: not supported yet: server parameters are not set; leave the map empty")
+    if spec.paused:
+        found.append("spec.paused: not supported yet: a cluster cannot be paused; use false")
+    return found
+
+
+def revision_of(data: bytes) -> str:
+    """A short hash of a file's content: equal content, equal revision."""
+    return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
+def _admit(cluster: PoolerCluster, tenant: Tenant, owner_of: dict[str, Tenant]) -> None:
+    """Notes who has the tenant id; raises when the tenant may not join or somebody else has its id."""
+    same = tenant.metadata.namespace == cluster.metadata.namespace
+    if cluster.spec.tenants.namespaces.from_ == "Same" and not same:
+        raise _Refused(
+            "spec.clusterRef: NotAllowedByCluster: the cluster takes Tenants of its namespace only"
+        )
+    owner = owner_of.setdefault(tenant.tenant_id, tenant)
+    if owner is not tenant:
+        raise _Refused(f"spec.tenantId: TenantIdConflict: Tenant {owner.key} has the same")
+
+
+def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]) -> TenantEntry:
+    """The tenant as the pooler reads it; _Refused with all that is wrong with it."""
+    spec = tenant.spec
+    problems: list[str] = []
+    users = []
+    for i, user in enumerate(spec.users):
+        try:
+            users.append(_user(user, _password(tenant, user, secrets)))
+        except _Refused as refused:
+            problems += [f"spec.users[{i}].{problem}" for problem in refused.problems]
+        except ValidationError as error:
+            problems += [f"spec.users[{i}].{problem}" for problem in describe_errors(error)]
+    if problems:
+        raise _Refused(*problems)
+    try:
+        pool = pool_settings(cluster.spec.defaults, spec.pool)
+    except ValueError as error:
+        raise _Refused(f"spec.pool: {error}") from None
+    try:
+        entry = TenantEntry(
+            tenant_id=tenant.tenant_id,
+            upstream=spec.upstream,
+            databases=tuple(_database(d) for d in spec.databases),
+            users=tuple(users),
+            pool=pool,
+            replicas=spec.replicas,
+            require_tls=spec.require_tls,
+            allowed_cidrs=spec.allowed_cidrs,
+            paused=spec.paused,
+            access=spec.access,
+            auth=spec.auth,
+            parameters=spec.parameters,
+        )
+    except ValidationError as error:
+        raise _Refused(*(f"spec: {problem}" for problem in describe_errors(error))) from None
+    in_vain = unsupported(entry)
+    if in_vain:
+        raise _Refused(*(f"spec.{problem}" for problem in in_vain))
+    return entry
+
+
+def _database(spec: DatabaseSpec) -> Database:
+    return Database(name=spec.name, upstream_name=spec.upstream_name, pool=spec.pool)
+
+
+def _user(spec: UserSpec, password: SecretStr) -> User:
+    pool, max_clients = spec.pool, None
+    if pool is not None:
+        # The manifest limits a user's clients in the user's pool; the file has a field of its own for it.
+        max_clients = pool.max_clients
+        pool = pool.model_copy(update={"max_clients": None})
+        pool = None if pool == PoolOverrides() else pool
+    return User(
+        name=spec.name,
+        alias=spec.alias,
+        passwords=(password,),
+        max_clients=max_clients,
+        databases=spec.databases,
+        pool=pool,
+    )
+
+
+def _password(tenant: Tenant, user: UserSpec, secrets: Mapping[str, Secret]) -> SecretStr:
+    ref = user.password_secret_ref
+    key = f"{tenant.metadata.namespace}/{ref.name}"
+    secret = secrets.get(key)
+    if secret is None:
+        raise _Refused(f"passwordSecretRef: SecretNotFound: there is no Secret {key}")
+    if not secret.is_for_credentials:
+        raise _Refused(f'passwordSecretRef: Secret {key} needs the label {CREDENTIALS_LABEL}: "true"')
+    try:
+        value = secret.value(ref.key)
+    except ValueError as error:
+        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {error}") from None
+    if value is None:
+        raise _Refused(f"passwordSecretRef: SecretKeyMissing: Secret {key} has no key {ref.key!r}")
+    return value
+
+
+def _tenants_shard(shard: Mapping[str, TenantEntry]) -> tuple[bytes, list[str]]:
+    """The file of a shard, and the ids of the tenants that did not fit; earlier ones have precedence."""
+    data = _with_revision(TenantsFile(tenants=_in_order(shard)))
+    if len(data) <= SHARD_LIMIT_BYTES:
+        return data, []
+    kept: dict[str, TenantEntry] = {}
+    size_bytes = _FRAME_BYTES
+    for tenant_id, entry in shard.items():
+        entry_bytes = len(render(entry))  # its final newline stands for the comma
+        if size_bytes + entry_bytes <= SHARD_LIMIT_BYTES:
+            size_bytes += entry_bytes
+            kept[tenant_id] = entry
+    return _with_revision(TenantsFile(tenants=_in_order(kept))), [x for x in shard if x not in kept]
+
+
+def _in_order(shard: Mapping[str, TenantEntry]) -> tuple[TenantEntry, ...]:
+    return tuple(shard[tenant_id] for tenant_id in sorted(shard))
+
+
+def _with_revision(file: TenantsFile | AssignmentsFile | ClusterFile) -> bytes:
+    return render(file.model_copy(update={"revision": revision_of(render(file))}))
+
+
+def _render_assignments(result: RenderResult, assignments: Iterable[Assignment]) -> None:
+    shards: list[list[Assignment]] = [[] for _ in range(SHARDS)]
+    for assignment in sorted(assignments, key=lambda a: a.instance):
+        shards[shard_of(assignment.instance)].append(assignment)
+    for number, shard in enumerate(shards):
+        result.files[assignments_file(number)] = _with_revision(AssignmentsFile(assignments=tuple(shard)))
+
+
+def _render_cluster(result: RenderResult, cluster: PoolerCluster, members: Sequence[Member]) -> None:
+    spec = cluster.spec
+    limits = spec.limits
+    file = ClusterFile(
+        cluster=cluster.key,
+        listeners=tuple(Listener(name=x.name, port=x.port, mode=x.mode) for x in spec.listeners),
+        limits=ClusterLimits(
+            max_clients=limits.max_clients_per_pod,
+            max_half_open_logins=limits.max_half_open_logins,
+            login_timeout=limits.login_timeout,
+            client_stall_timeout=limits.client_stall_timeout,
+            drain_timeout=spec.drain.timeout,
+        ),
+        default_tenant=spec.default_tenant,
+        instances=_instances(result, cluster),
+        members=tuple(sorted(members, key=lambda m: m.ordinal)),
+    )
+    result.files[CLUSTER_FILE] = _with_revision(file)
+
+
+def _instances(result: RenderResult, cluster: PoolerCluster) -> tuple[InstanceLimit, ...]:
+    """The limit of every instance: the cluster's word, else the smallest among the instance's tenants."""
+    limits = {limit.instance: limit for limit in cluster.spec.instances}
+    wanted: dict[str, list[TenantEntry]] = {}
+    for entry in result.entries.values():
+        wanted.setdefault(entry.upstream.instance, []).append(entry)
+    for instance, entries in wanted.items():
+        if instance in limits:
+            continue
+        numbers = sorted({entry.upstream.max_connections for entry in entries})
+        if len(numbers) > 1:
+            result.notes.append(
+                f"instance {instance}: its Tenants ask for {numbers[0]} to {numbers[-1]} maxConnections; "
+                f"{numbers[0]} counts unless spec.instances says otherwise"
+            )
+        upstream = entries[0].upstream
+        limits[instance] = InstanceLimit(host=upstream.host, port=upstream.port, max_connections=numbers[0])
+    return tuple(limits[instance] for instance in sorted(limits))
