@@ -3,6 +3,7 @@
 import secrets
 from dataclasses import dataclass, field
 
+from harness.address import Address
 from pgweir_operator.local_postgres import PostgresServer
 
 
@@ -16,9 +17,14 @@ class Database:
     password: str = field(repr=False)
 
     @property
-    def dsn(self) -> str:
-        """The direct connection string, past any pooler."""
-        return self.server.dsn(self.name, self.user, self.password)
+    def address(self) -> Address:
+        """Straight to PostgreSQL, past any pooler, as the role."""
+        return Address(self.server.port, self.user, self.name, self.password)
+
+    @property
+    def admin_address(self) -> Address:
+        """Straight to PostgreSQL as the superuser."""
+        return Address(self.server.port, self.server.user, self.name, self.server.password)
 
     def sql(self, script: str) -> str:
         """Runs a script in this database as the superuser."""
