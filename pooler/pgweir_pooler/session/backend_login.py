@@ -101,6 +101,7 @@ class BackendLogin:
     def _close(self) -> None:
         self._state = _State.CLOSED
         self._password = None
+        self._exchange = None
         self._inbox.take_all()
 
     def _handle(self, tag: bytes, body: bytes) -> _Steps:

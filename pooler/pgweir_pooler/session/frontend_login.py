@@ -93,7 +93,7 @@ class FrontendLogin:
         return self._exchange.client_key if self._exchange and self._state is _State.ADMITTED else b""
 
     def receive(self, data: bytes) -> list[FrontendStep]:
-        """Takes what the client sent; after the end it is ignored (after `Admitted`: kept in `unconsumed`)."""
+        """Takes what the client sent; ignored after the end, but `unconsumed` keeps it once admitted."""
         if self._state is not _State.CLOSED:
             self._inbox.add(data)
         return self._run([])

@@ -45,7 +45,7 @@ class Verifier:
 
     @classmethod
     def parse(cls, text: str) -> "Verifier":
-        """Reads pg_authid's `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`; a ValueError hides the text."""
+        """Reads `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`; its ValueError hides the text."""
         match = _VERIFIER.fullmatch(text)
         try:
             if match is None:
