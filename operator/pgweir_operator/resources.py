@@ -8,7 +8,7 @@ Kubernetes is passed over. No error text repeats a value, and Secrets never show
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -279,6 +279,7 @@ class Manifests:
     tenants: tuple[Tenant, ...] = ()
     secrets: tuple[Secret, ...] = ()
     notes: tuple[str, ...] = ()
+    places: Mapping[tuple[str, str], str] = field(default_factory=dict)  # kind, key -> `file: document N`
 
 
 def load_manifests(texts: Mapping[str, str]) -> Manifests:
@@ -317,6 +318,7 @@ def load_manifests(texts: Mapping[str, str]) -> Manifests:
         tenants=tuple(x for x in found if isinstance(x, Tenant)),
         secrets=tuple(x for x in found if isinstance(x, Secret)),
         notes=tuple(notes),
+        places=homes,
     )
 
 

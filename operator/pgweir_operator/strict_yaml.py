@@ -41,8 +41,9 @@ def read_documents(text: str) -> list[object]:
 
 
 def _problem(error: Exception) -> str:
-    # str(error) quotes the text around the mistake, and tags and aliases in its problem: all may be passwords.
+    # str(error) quotes the text around the mistake, error.problem tags and aliases: all may be passwords.
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {_QUOTED.sub('…', error.problem or '')}"
+        what = _QUOTED.sub("…", error.problem or "")
+        return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {what}"
     return "not valid YAML"
