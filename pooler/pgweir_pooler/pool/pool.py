@@ -1,0 +1,300 @@
+"""The thin shell over the books: it connects, keeps one timer per pool, and does what the books say.
+
+The books are final before the first effect is performed, and effects are performed from one queue per instance: whoever
+calls back in from `granted`, `refused` or `close` only adds to that queue, so a chain of hand-offs needs no stack.
+
+Every connect runs in a task that its pool owns; its end is noticed by `_connect_ended`, which leaves the books right
+whether it succeeded, failed, or was cancelled before it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
+
+from pgweir_pooler.errors import PoolerError, ServerUnreachable
+from pgweir_pooler.pool.instance_ledger import InstanceLedger
+from pgweir_pooler.pool.keys import CloseReason
+from pgweir_pooler.pool.ledger import PoolLedger
+from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from random import Random
+    from typing import TypeAlias
+
+    from pgweir_pooler.pool.keys import PoolKey, PoolLimits
+    from pgweir_pooler.pool.slot import Connection, Waiter
+    from pgweir_pooler.telemetry import PoolCounters
+
+    # Returns a connection that finished its login and has its `slot` set; raises PoolerError. Cancelled, it must not
+    # leave a socket behind. It runs under `PoolLimits.connect_timeout_s`.
+    Connect: TypeAlias = Callable[["Pool", Slot], Awaitable[Connection]]
+
+log = logging.getLogger(__name__)
+
+
+class Instance:
+    """One database instance (`host:port`) with its budget; performs the effects of all its pools."""
+
+    def __init__(self, key: str, limit: int, loop: asyncio.AbstractEventLoop, rng: Random) -> None:
+        self.key = key
+        self.loop = loop
+        self.rng = rng
+        self.ledger = InstanceLedger(limit)
+        self.pools: dict[PoolLedger, Pool] = {}  # added by Pool, removed when it is closed
+        self._due: deque[Effect] = deque()  # effects of the books that are not performed yet
+        self._is_performing = False
+
+    def resize(self, limit: int) -> None:
+        """Takes over a new limit; a lower one closes idle servers now and lent ones at their return."""
+        self.perform(self.ledger.resize(limit, self.loop.time()))
+        for pool in self.pools.values():
+            pool.arm()
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Performs effects in order; called from inside an effect it returns at once and the caller goes on."""
+        self._due.extend(effects)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        try:
+            while self._due:
+                effect = self._due.popleft()
+                if isinstance(effect, Refuse):
+                    _refuse(effect)
+                else:
+                    self.pools[effect.slot.pool].perform(effect)
+        finally:
+            self._is_performing = False
+
+    def withdraw(self, waiter: Waiter) -> Slot | None:
+        """Drops what is still to be said to the waiter; the slot, if that was a grant."""
+        for effect in self._due:
+            if isinstance(effect, Grant | Refuse) and effect.waiter is waiter:
+                self._due.remove(effect)
+                return effect.slot if isinstance(effect, Grant) else None
+        return None
+
+    def is_promised(self, slot: Slot) -> bool:
+        """Whether the slot is granted to a waiter who has not been told yet."""
+        return any(isinstance(effect, Grant) and effect.slot is slot for effect in self._due)
+
+
+class Pool:
+    """Lends the servers of one pool. All times are the loop's.
+
+    `closed` is done when the pool was drained and its last server is gone.
+    """
+
+    def __init__(
+        self, key: PoolKey, limits: PoolLimits, instance: Instance, connect: Connect, counters: PoolCounters
+    ) -> None:
+        self.key = key
+        self.instance = instance
+        self.connect = connect  # may be replaced, together with `retire`
+        self.counters = counters
+        self.ledger = PoolLedger(key, limits, instance.ledger, instance.rng.random)
+        self.closed: asyncio.Future[None] = instance.loop.create_future()
+        self._loop = instance.loop
+        self._connects: dict[Slot, asyncio.Task[Connection]] = {}  # removed by _connect_ended
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        instance.pools[self.ledger] = self
+        self.arm()
+
+    # --- the hot path
+
+    def take(self) -> Connection | None:
+        """The server used last, or None: then `ask`."""
+        slot = self.ledger.take()
+        if slot is None:
+            return None
+        self.counters.checkouts += 1
+        return slot.connection
+
+    def ask(self, waiter: Waiter) -> None:
+        """Queues the waiter; it is told at once when there is a server, or no hope for one."""
+        effects = self.ledger.ask(waiter, self._loop.time())
+        if effects:
+            self.instance.perform(effects)
+        self.arm()
+
+    def give_back(self, connection: Connection) -> None:
+        """A lent server is free again. KeyError for one that is not lent: after `lost` or `discard`, never this."""
+        effects = self.ledger.give_back(connection.slot, self._loop.time())
+        if effects:
+            self._carry_out(effects)
+
+    # --- the rest of a loan and of a server
+
+    def abandon(self, waiter: Waiter) -> None:
+        """The waiter will not be told anything any more; what was granted to it meanwhile is given back.
+
+        After its `granted` was called there is nothing to abandon: the holder gives back or discards.
+        """
+        now = self._loop.time()
+        slot = self.instance.withdraw(waiter)
+        if slot is None:
+            self._carry_out(self.ledger.abandon(waiter, now))
+        elif slot in self.ledger.active:
+            self._carry_out(self.ledger.give_back(slot, now))
+
+    def discard(self, connection: Connection, reason: CloseReason) -> None:
+        """Closes a server instead of using it again; nothing happens to one that is closing or gone."""
+        self._carry_out(self.ledger.discard(connection.slot, reason, self._loop.time()))
+
+    def lost(self, connection: Connection) -> None:
+        """PostgreSQL has closed its side. May come at any time after the login, and twice."""
+        slot = connection.slot
+        if slot in self.ledger.active or slot in self.ledger.idle:
+            self._count_close(CloseReason.SERVER_CLOSED)
+        self._carry_out(self.ledger.lost(slot, self._loop.time()))
+
+    # --- changes from outside
+
+    def resize(self, limits: PoolLimits) -> None:
+        """Takes over new limits; surplus servers close when they are free."""
+        self._carry_out(self.ledger.resize(limits, self._loop.time()))
+
+    def retire(self) -> None:
+        """Endpoint or password changed (set `connect` before, if it knows them): no server of before is lent again."""
+        self._carry_out(self.ledger.retire(self._loop.time()))
+
+    def drain(self, error: PoolerError) -> None:
+        """Refuses waiters of now and later with `error` and closes servers as they become free; see `closed`."""
+        self._carry_out(self.ledger.drain(error, self._loop.time()))
+
+    # --- numbers for status and metrics
+
+    @property
+    def opening(self) -> int:
+        return len(self.ledger.opening)
+
+    @property
+    def idle(self) -> int:
+        return len(self.ledger.idle)
+
+    @property
+    def active(self) -> int:
+        return len(self.ledger.active)
+
+    @property
+    def closing(self) -> int:
+        return len(self.ledger.closing)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.ledger.waiters)
+
+    def oldest_wait_s(self) -> float:
+        """How long the oldest waiter has waited; 0 when nobody waits."""
+        return max(0.0, self._loop.time() - self.ledger.oldest_asked_at())
+
+    # --- what the books want
+
+    def perform(self, effect: Grant | Open | Close) -> None:
+        """One effect of this pool; called by `Instance.perform` alone."""
+        if isinstance(effect, Grant):
+            self._grant(effect)
+        elif isinstance(effect, Open):
+            slot = effect.slot
+            task = self._loop.create_task(
+                self._connect_in_time(slot), name=f"connect a server for {self.key}"
+            )
+            self._connects[slot] = task
+            task.add_done_callback(partial(self._connect_ended, slot))
+        else:
+            self._close(effect)
+
+    def arm(self) -> None:
+        """Makes sure that the timer fires by the books' `wake_at`; an earlier one stays and finds nothing to do."""
+        when = self.ledger.wake_at
+        if when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        # A timer may fire a clock resolution early; what it was set for is due all the same.
+        now = max(self._loop.time(), self._timer_at)
+        self._timer = None
+        self._timer_at = inf
+        self._carry_out(self.ledger.tick(now))
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        if effects:
+            self.instance.perform(effects)
+        self.arm()
+        if self.ledger.refusal is not None and self.ledger.is_empty and not self.closed.done():
+            self._end()
+
+    def _end(self) -> None:
+        self.instance.ledger.forget(self.ledger)
+        del self.instance.pools[self.ledger]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = -inf  # no timer is armed again
+        self.closed.set_result(None)
+
+    def _grant(self, grant: Grant) -> None:
+        slot = grant.slot
+        if slot not in self.ledger.active:  # lost by what an earlier effect did: the waiter asks again
+            self.ask(grant.waiter)
+            return
+        self.counters.checkouts += 1
+        self.counters.waits += 1
+        self.counters.wait_time.observe(grant.waited_s)
+        assert slot.connection is not None
+        try:
+            grant.waiter.granted(slot.connection)
+        except Exception:  # whatever a session does wrong, its server must not be lost to the pool
+            log.exception("a client of %s failed when it got its server", self.key)
+            if slot in self.ledger.active and not self.instance.is_promised(slot):
+                self.discard(slot.connection, CloseReason.BROKEN)
+
+    def _close(self, effect: Close) -> None:
+        self._count_close(effect.reason)
+        assert effect.slot.connection is not None
+        try:
+            effect.slot.connection.close(effect.reason)
+        except Exception:  # it counts until PostgreSQL has closed its side: only `lost` may release it
+            log.exception("closing a server of %s failed", self.key)
+
+    def _count_close(self, reason: CloseReason) -> None:
+        closes = self.counters.server_closes
+        closes[reason.value] = closes.get(reason.value, 0) + 1
+
+    async def _connect_in_time(self, slot: Slot) -> Connection:
+        timeout_s = self.ledger.limits.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s or None):
+                return await self.connect(self, slot)
+        except TimeoutError:
+            raise ServerUnreachable(f"the database did not finish the login within {timeout_s:g} s") from None
+
+    def _connect_ended(self, slot: Slot, task: asyncio.Task[Connection]) -> None:
+        del self._connects[slot]
+        now = self._loop.time()
+        error = ServerUnreachable("the login was given up") if task.cancelled() else task.exception()
+        if error is None:
+            self.counters.server_opens += 1
+            self._carry_out(self.ledger.opened(slot, task.result(), now))
+            return
+        if not isinstance(error, PoolerError):
+            log.error("connecting a server of %s failed in an unknown way", self.key, exc_info=error)
+            error = ServerUnreachable("the pooler failed to connect to the database")
+        self._carry_out(self.ledger.open_failed(slot, error, now))
+
+
+def _refuse(effect: Refuse) -> None:
+    try:
+        effect.waiter.refused(effect.error)
+    except Exception:  # one session's fault must not keep the others from being told
+        log.exception("a client failed when it was refused a server")
