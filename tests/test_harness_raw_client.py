@@ -1,6 +1,5 @@
 """The raw client against a direct PostgreSQL: what it must see there, it must see through a pooler."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from harness import messages
 from harness.databases import Database
 from harness.messages import error_fields, rows, tags
 from harness.raw_client import RawClient, ServerClosedError, ServerRefusedError, cancel
+from harness.waiting import until
 
 
 async def test_scram_login_and_a_simple_query(database: Database) -> None:
@@ -53,8 +53,7 @@ async def test_an_error_has_its_fields_and_values_raises_it(database18: Database
 async def test_cancel_ends_a_query(database18: Database) -> None:
     client = await RawClient.connect(database18.address)
     client.send(messages.query("select pg_sleep(30)"))
-    while database18.backends() != [(client.pid, "active")]:
-        await asyncio.sleep(0.01)
+    await until(lambda: database18.backends() == [(client.pid, "active")], "the query runs")
     await cancel(database18.address.host, database18.address.port, client.pid, client.secret)
     received = await client.receive_until(b"Z")
     assert error_fields(received[-2].body)["C"] == "57014"

@@ -35,9 +35,7 @@ from pgweir_contract.models import (
 DRAIN_TIMEOUT_S = 2.0
 
 
-def tenant(
-    database: RealDatabase, tenant_id: str = "acme", *, max_connections: int = 60, **pool: Any
-) -> TenantEntry:
+def tenant(database: RealDatabase, tenant_id: str = "acme", *, max_connections: int = 60, **pool: Any) -> TenantEntry:
     """A tenant with one database and one user; the keywords are those of PoolSettings (size=10, …)."""
     return TenantEntry(
         tenant_id=tenant_id,
@@ -55,9 +53,7 @@ def tenant(
 
 def cluster(**fields: Any) -> ClusterFile:
     """`cluster.json` of a test; the keywords are those of ClusterFile (limits=…, default_tenant=…)."""
-    return ClusterFile(
-        **{"cluster": "test", "limits": ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S), **fields}
-    )
+    return ClusterFile(**{"cluster": "test", "limits": ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S), **fields})
 
 
 def files(tenants: Sequence[TenantEntry], cluster_file: ClusterFile | None = None) -> dict[str, bytes]:

@@ -139,9 +139,7 @@ class Pooler:
         found = [word for word in BAD_WORDS if word in text]
         if found and not self.expects_failure:
             place = text.index(found[0])
-            raise PoolerBrokenError(
-                f"{found} in the pooler's log:\n{text[max(0, place - 1500) : place + 3000]}"
-            )
+            raise PoolerBrokenError(f"{found} in the pooler's log:\n{text[max(0, place - 1500) : place + 3000]}")
 
     def port(self, listener: str = "transaction") -> int:
         """The port of a listener, or of "http" or "control"."""

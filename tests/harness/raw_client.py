@@ -1,6 +1,6 @@
 """A client that shows every byte: it sends what a test wants and hands back messages one by one.
 
-It waits in `receive` alone, and every wait has a timeout, so that a lost reply fails a test and does not hang it.
+Every wait for the server has a timeout, so that a lost reply fails a test and does not hang it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The client's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), from hashlib alone: independent of the code under test."""
+"""The client's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), from hashlib alone, not the code under test."""
 
 import base64
 import functools

@@ -1,4 +1,4 @@
-"""Waiting for a fact that nobody announces: polled, bounded, and with a text that says what did not happen."""
+"""Waiting for a fact that nobody announces: polled, bounded, with a text that says what did not happen."""
 
 import asyncio
 import time
