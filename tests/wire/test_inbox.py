@@ -22,9 +22,7 @@ def taken(pieces: Sequence[bytes]) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return found, inbox.take_all()
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([b"p", b"Z"]), st.binary(max_size=40))), st.binary(max_size=4), cuts
-)
+@given(st.lists(st.tuples(st.sampled_from([b"p", b"Z"]), st.binary(max_size=40))), st.binary(max_size=4), cuts)
 def test_messages_and_a_rest_come_out_as_they_went_in(
     sent: list[tuple[bytes, bytes]], rest: bytes, places: list[int]
 ) -> None:

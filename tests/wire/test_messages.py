@@ -44,9 +44,7 @@ def test_a_message_is_built_byte_for_byte(built: bytes, expected: bytes) -> None
 
 
 @given(TEXT.filter(bool), TEXT, TEXT)
-def test_an_error_comes_back_with_its_fields_and_without_empty_ones(
-    text: str, detail: str, hint: str
-) -> None:
+def test_an_error_comes_back_with_its_fields_and_without_empty_ones(text: str, detail: str, hint: str) -> None:
     built = messages.error_response("FATAL", "28P01", text, detail=detail, hint=hint)
     assert built[:1] == b"E"
     expected = {"S": "FATAL", "V": "FATAL", "C": "28P01", "M": text}
@@ -89,9 +87,7 @@ def test_startup_parameters_are_read_in_order_with_empty_values(pairs: list[tupl
     assert messages.parse_startup_parameters(body + b"\0") == pairs
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"user", b"user\0", b"user\0bob", b"user\0bob\0", b"user\0bob\0\0x", b"\0\0"]
-)
+@pytest.mark.parametrize("body", [b"", b"user", b"user\0", b"user\0bob", b"user\0bob\0", b"user\0bob\0\0x", b"\0\0"])
 def test_a_parameter_list_that_is_odd_or_not_terminated_is_a_violation(body: bytes) -> None:
     with pytest.raises(ProtocolViolation, match="malformed startup packet"):
         messages.parse_startup_parameters(body)
@@ -174,9 +170,7 @@ def test_what_a_server_says_is_read() -> None:
         (messages.parse_backend_key_data, b""),
     ],
 )
-def test_what_a_server_says_wrongly_is_the_servers_fault(
-    parse: Callable[[bytes], object], body: bytes
-) -> None:
+def test_what_a_server_says_wrongly_is_the_servers_fault(parse: Callable[[bytes], object], body: bytes) -> None:
     with pytest.raises(ServerProtocolError, match="malformed"):
         parse(body)
 
@@ -198,8 +192,6 @@ def test_what_a_server_says_wrongly_is_the_servers_fault(
     ),
     st.binary(max_size=60),
 )
-def test_random_bodies_raise_nothing_but_the_two_violations(
-    parse: Callable[[bytes], object], body: bytes
-) -> None:
+def test_random_bodies_raise_nothing_but_the_two_violations(parse: Callable[[bytes], object], body: bytes) -> None:
     with contextlib.suppress(ProtocolViolation, ServerProtocolError):
         parse(body)

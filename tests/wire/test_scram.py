@@ -19,8 +19,7 @@ SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
 CLIENT_FIRST = b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
 SERVER_FIRST = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
 CLIENT_FINAL = (
-    b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
-    b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+    b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
 )
 SERVER_FINAL = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 
@@ -275,9 +274,7 @@ def test_a_user_name_is_escaped() -> None:
     assert ClientExchange("", "abc", user="a=b,c").first() == b"n,,n=a=3Db=2Cc,r=abc"
 
 
-@given(
-    st.binary(max_size=60) | st.sampled_from([b"n,,", b"c=biws,", b"r=client", b"v="]).map(lambda b: b + b"x")
-)
+@given(st.binary(max_size=60) | st.sampled_from([b"n,,", b"c=biws,", b"r=client", b"v="]).map(lambda b: b + b"x"))
 def test_random_messages_raise_nothing_but_our_errors(message: bytes) -> None:
     for receive in (
         ServerExchange(VERIFIER, SERVER_NONCE).receive_first,
