@@ -6,7 +6,7 @@ Every wait for the server has a timeout, so that a lost reply fails a test and d
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
 from harness import messages
 from harness.address import Address
@@ -76,8 +76,7 @@ class RawClient(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         if self._at == len(self._buffer):
