@@ -217,6 +217,4 @@ def _login_failed(body: bytes) -> ServerLoginFailed:
 
 
 def _unknown_method(name: str) -> NotSupported:
-    return NotSupported(
-        f"the database asks for an authentication method that the pooler does not have: {name}"
-    )
+    return NotSupported(f"the database asks for an authentication method that the pooler does not have: {name}")

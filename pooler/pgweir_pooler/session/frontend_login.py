@@ -29,9 +29,7 @@ from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, S
 from pgweir_pooler.wire.scram import MECHANISM, ServerExchange, Verifier
 
 _NEWEST_MINOR = 0
-_HTTP_METHODS = frozenset(
-    {b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "}
-)
+_HTTP_METHODS = frozenset({b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "})
 _HTTP_TEXT = b"This port speaks the PostgreSQL protocol, not HTTP.\n"
 _HTTP_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"

@@ -126,14 +126,10 @@ def _collect(collected: dict[str, str], name: str, value: str) -> None:
     """Adds one setting under its lower-case name, or raises InvalidParameter."""
     lowered = name.lower()
     if len(lowered) > SETTING_NAME_MAX_BYTES or _SETTING_NAME.fullmatch(lowered) is None:
-        raise InvalidParameter(
-            f'invalid configuration parameter name "{_shown(name)}"', sqlstate=_INVALID_NAME
-        )
+        raise InvalidParameter(f'invalid configuration parameter name "{_shown(name)}"', sqlstate=_INVALID_NAME)
     is_own = lowered.startswith(_OWN_PREFIX) and lowered != TENANT_PARAMETER
     if lowered in _RESERVED or lowered.startswith(_OPTION_PREFIX.decode()) or is_own:
-        raise InvalidParameter(
-            f'unrecognized configuration parameter "{_shown(name)}"', sqlstate=_UNDEFINED_OBJECT
-        )
+        raise InvalidParameter(f'unrecognized configuration parameter "{_shown(name)}"', sqlstate=_UNDEFINED_OBJECT)
     collected[lowered] = value
 
 
@@ -154,9 +150,7 @@ def _who(
     before, dot, suffix = sent_user.rpartition(".")
     has_suffix = bool(dot and before and suffix)
     if not sent_user:
-        raise InvalidParameter(
-            "no PostgreSQL user name specified in startup packet", sqlstate=_INVALID_AUTHORIZATION
-        )
+        raise InvalidParameter("no PostgreSQL user name specified in startup packet", sqlstate=_INVALID_AUTHORIZATION)
     if named_tenant:
         user = before if has_suffix and suffix == named_tenant else sent_user
         return named_tenant, user, user
@@ -182,9 +176,7 @@ def _no_tenant() -> NoTenant:
 def _refuse_replication(value: str) -> None:
     """PostgreSQL's parse_bool knows prefixes too (`f`, `fal`, `n`, `of`); `o` alone is ambiguous."""
     lowered = value.lower()
-    is_false = lowered == "0" or (
-        lowered != "o" and any(word.startswith(lowered) for word in ("false", "no", "off"))
-    )
+    is_false = lowered == "0" or (lowered != "o" and any(word.startswith(lowered) for word in ("false", "no", "off")))
     if not is_false:
         raise NotSupported(
             "replication connections cannot be pooled",

@@ -45,9 +45,7 @@ def _cstring(text: bytes) -> bytes:
 
 
 def _report(tag: bytes, fields: Iterable[tuple[bytes, str]]) -> bytes:
-    body = b"".join(
-        code + text.encode("utf-8", "replace").replace(b"\0", b"") + b"\0" for code, text in fields if text
-    )
+    body = b"".join(code + text.encode("utf-8", "replace").replace(b"\0", b"") + b"\0" for code, text in fields if text)
     return message(tag, body + b"\0")
 
 

@@ -195,22 +195,14 @@ class ClientExchange:
         salt_text = fields.take(b"s")
         count_text = fields.take(b"i")
         fields.skip_optional()
-        if (
-            not nonce.startswith(self._nonce)
-            or len(nonce) == len(self._nonce)
-            or _NONCE.fullmatch(nonce) is None
-        ):
+        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce) or _NONCE.fullmatch(nonce) is None:
             raise ServerProtocolError("invalid SCRAM message: the nonce is not an extension of ours")
         try:
             salt = _unbase64(salt_text)
         except ValueError:
             raise ServerProtocolError("malformed SCRAM message: bad salt") from None
         # Eight digits reach the limit; isdigit on bytes is ASCII only.
-        if (
-            not count_text.isdigit()
-            or len(count_text) > 8
-            or not 1 <= int(count_text) <= SCRAM_ITERATIONS_MAX
-        ):
+        if not count_text.isdigit() or len(count_text) > 8 or not 1 <= int(count_text) <= SCRAM_ITERATIONS_MAX:
             raise ServerProtocolError("the server asks for an unreasonable number of SCRAM iterations")
         return nonce, salt, int(count_text)
 
