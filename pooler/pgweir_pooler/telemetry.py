@@ -45,12 +45,13 @@ def quantile(counts: list[int], q: float) -> float:
 
 
 class PoolCounters:
-    """What one pool has done since the process started."""
+    """What one pool has done since the process started, and how many clients it has now."""
 
     __slots__ = (
         "bytes_from_clients",
         "bytes_from_servers",
         "checkouts",
+        "clients",
         "queries",
         "query_time",
         "server_closes",
@@ -63,6 +64,7 @@ class PoolCounters:
     )
 
     def __init__(self) -> None:
+        self.clients = 0  # logged in now, whatever they do
         self.bytes_from_clients = 0
         self.bytes_from_servers = 0
         self.checkouts = 0  # servers lent, waited for or not

@@ -30,7 +30,7 @@ class CancelSender:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, server: "ServerConnection") -> None:
-        host, port = server.pool.instance.address
+        host, port = server.address
         server.cancels_under_way += 1
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_S):

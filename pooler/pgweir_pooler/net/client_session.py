@@ -27,10 +27,11 @@ from pgweir_pooler.wire.framing import IDLE
 from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
+    from pgweir_pooler.directory import TenantPool
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
-    from pgweir_pooler.session.settings import Settings
-    from pgweir_pooler.session.steps import Identity
+    from pgweir_pooler.pool.slot import Connection
+    from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
 
@@ -53,6 +54,7 @@ class ClientSession(asyncio.Protocol):
         "_stall_timer",
         "_started",
         "clients",
+        "held",
         "identity",
         "key",
         "mode",
@@ -66,14 +68,15 @@ class ClientSession(asyncio.Protocol):
     def __init__(
         self,
         clients: "Clients",
-        pool: "Pool",
+        held: "TenantPool",
         identity: "Identity",
         settings: "Settings",
         mode: int,
         key: int,
     ) -> None:
         self.clients = clients
-        self.pool = pool
+        self.held = held
+        self.pool: Pool = held.pool  # of the last transaction; `held.pool` when the tenant has moved since
         self.identity = identity
         self.settings = settings
         self.mode = mode
@@ -95,8 +98,7 @@ class ClientSession(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
 
     def data_received(self, data: bytes) -> None:
         server = self.server
@@ -152,11 +154,11 @@ class ClientSession(asyncio.Protocol):
             self.pause_reading()
             return
         self._is_waiting = True
-        server = self.pool.take()
+        self.pool = pool = self.held.pool
+        server = pool.take()
         if server is None:
-            self.pool.ask(self)
+            pool.ask(self)
         else:
-            assert isinstance(server, ServerConnection)
             self.granted(server)
 
     def _wait_with(self, data: bytes) -> None:
@@ -164,8 +166,9 @@ class ClientSession(asyncio.Protocol):
         if len(self._pending) > PENDING_LIMIT:
             self.pause_reading()
 
-    def granted(self, server: ServerConnection) -> None:
+    def granted(self, connection: "Connection") -> None:
         """The pool lends us a server."""
+        server: ServerConnection = connection  # type: ignore[assignment]  # the pool holds nothing else
         if server.settings is not self.settings and server.settings != self.settings:
             self._claimed = server
             server.apply(self.settings, self._applied)
@@ -184,8 +187,15 @@ class ClientSession(asyncio.Protocol):
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us."""
+        if self.pool is not self.held.pool:  # it drains because the tenant has moved: ask where it is now
+            self._ask_again()
+            return
         self._is_waiting = False
         self.close(error)
+
+    def _ask_again(self) -> None:
+        self.pool = self.held.pool
+        self.pool.ask(self)
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         """The claimed server has our settings, or could not take them."""
@@ -193,7 +203,7 @@ class ClientSession(asyncio.Protocol):
         if server.is_lost:
             if self._is_closing:
                 return
-            self.pool.ask(self)  # nothing of the client's was sent: another server will do
+            self._ask_again()  # nothing of the client's was sent: another server will do
         elif self._is_closing:
             server.release()
         elif error:
@@ -328,9 +338,9 @@ class ClientSession(asyncio.Protocol):
             return
         error = Terminated(detail)
         server = self.server
-        if server is None and not self._is_waiting:
-            self.close(error)
-        elif server is not None and self.mode == SESSION and self._is_idle_in(server):
+        if (server is None and not self._is_waiting) or (
+            server is not None and self.mode == SESSION and self._is_idle_in(server)
+        ):
             self.close(error)
         else:
             self._closing_error = error

@@ -12,12 +12,14 @@ from pgweir_pooler.telemetry import ProcessCounters
 
 if TYPE_CHECKING:
     from pgweir_contract.models import ClusterLimits
-
-    from pgweir_pooler.directory import Directory
+    from pgweir_pooler.directory import Directory, TenantPool
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
+    from pgweir_pooler.session.steps import Settings
 
 log = structlog.get_logger()
+
+INTERNED_SETTINGS = 4096
 
 
 class Clients:
@@ -39,6 +41,9 @@ class Clients:
         self.logins: set[ClientLogin] = set()  # connected, not logged in
         self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
         self.is_draining = False
+        self.default_tenant: str | None = None  # for clients that name none
+        # One object for equal settings, so that a server's are recognised by identity.
+        self._settings: dict[Settings, Settings] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -49,15 +54,29 @@ class Clients:
             if key not in self.sessions:
                 return key
 
+    def interned(self, settings: "Settings") -> "Settings":
+        """The one object that stands for these settings."""
+        if len(self._settings) >= INTERNED_SETTINGS:
+            self._settings.clear()  # equality still works, it only costs more
+        return self._settings.setdefault(settings, settings)
+
+    def pool_removed(self, held: "TenantPool", why: str) -> None:
+        """Nobody may use this pool any more: its clients leave at their next transaction boundary."""
+        for session in list(self.sessions.values()):
+            if session.held is held:
+                session.close_at_boundary(why)
+
     def joined(self, session: "ClientSession") -> None:
         """A client finished its login."""
         self.sessions[session.key] = session
+        session.held.pool.counters.clients += 1
         self._empty.clear()
         self.counters.logins += 1
 
     def left(self, session: "ClientSession") -> None:
         """A logged-in client is gone."""
         if self.sessions.pop(session.key, None) is not None:
+            session.held.pool.counters.clients -= 1
             self.client_limits.leave(session.identity.tenant, session.identity.user)
             if not self.sessions:
                 self._empty.set()

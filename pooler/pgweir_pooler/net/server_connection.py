@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Protocol
 from pgweir_pooler.errors import PoolerError, ServerUnreachable
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import BackendStream
-from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, Settings, apply_settings
+from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, apply_settings
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import TERMINATE
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
-    from pgweir_pooler.pool.ledger import Slot
     from pgweir_pooler.pool.pool import Pool
+    from pgweir_pooler.pool.slot import Slot
+
 
 # How long an errand may take before the server is given up, and how long PostgreSQL may take to close its side.
 ERRAND_TIMEOUT_S = 10.0
@@ -47,10 +49,10 @@ class ServerConnection(asyncio.Protocol):
         "_is_closing",
         "_is_mid_outgoing",
         "_timer",
+        "address",
         "canceller",
         "cancels_under_way",
         "client",
-        "database",
         "is_reading_paused",
         "loop",
         "pool",
@@ -69,6 +71,7 @@ class ServerConnection(asyncio.Protocol):
         canceller: Canceller,
         loop: asyncio.AbstractEventLoop,
         *,
+        address: tuple[str, int],
         parameters: dict[bytes, bytes],
         key: tuple[int, bytes],
     ) -> None:
@@ -76,6 +79,7 @@ class ServerConnection(asyncio.Protocol):
         self.slot = slot
         self.loop = loop
         self.canceller = canceller
+        self.address = address  # host and port that a cancel goes to
         self.transport: asyncio.Transport
         self.stream = BackendStream(parameters)
         self.process_id, self.secret_key = key
@@ -94,8 +98,7 @@ class ServerConnection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
 
     def data_received(self, data: bytes) -> None:
         stream = self.stream

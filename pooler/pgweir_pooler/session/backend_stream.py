@@ -12,6 +12,7 @@ somebody else's LISTEN.
 
 from pgweir_pooler.errors import StatementNotSupported
 from pgweir_pooler.session.pipeline import Pipeline
+from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import (
     COMMAND_COMPLETE,
     COPY_DATA,
@@ -29,7 +30,6 @@ from pgweir_pooler.wire.framing import (
     read_header,
 )
 from pgweir_pooler.wire.messages import (
-    ServerProtocolError,
     error_response_for,
     parse_error_fields,
     parse_parameter_status,
@@ -126,7 +126,7 @@ class BackendStream:
                 break
             tag, length = read_header(data, pos)
             after = pos + 1 + length
-            if tag == DATA_ROW or tag == COPY_DATA:  # noqa: PLR1714 (faster than a membership test)
+            if tag == DATA_ROW or tag == COPY_DATA:
                 if after > end:
                     self._remaining = after - end
                     break
@@ -222,4 +222,3 @@ def _flows(tag: int, length: int) -> bool:
             raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
         return False
     return tag != ERROR_RESPONSE or length > HELD_MESSAGE
-

@@ -19,7 +19,6 @@ from pgweir_pooler.wire.framing import (
     FRONTEND_LIMITS,
     HEADER_SIZE,
     PARSE,
-    QUERY,
     SYNC,
     TERMINATE,
     read_header,
@@ -43,7 +42,16 @@ _NAMED_STATEMENT = error_response_for(
 class FrontendStream:
     """Reader of one client's messages after its login."""
 
-    __slots__ = ("_dropping_to_sync", "_held", "_remaining", "error", "has_news", "has_terminated", "keeps_names", "reply")
+    __slots__ = (
+        "_dropping_to_sync",
+        "_held",
+        "_remaining",
+        "error",
+        "has_news",
+        "has_terminated",
+        "keeps_names",
+        "reply",
+    )
 
     def __init__(self, *, keeps_names: bool) -> None:
         self.keeps_names = keeps_names  # session mode: names are the client's own, on a server of its own
@@ -177,7 +185,7 @@ def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | Non
     """Whether the message at `pos` uses a named prepared statement; None when too little of it has arrived."""
     available = min(len(data), pos + 1 + length)
     at = pos + HEADER_SIZE
-    if tag == DESCRIBE or tag == CLOSE:  # noqa: PLR1714
+    if tag == DESCRIBE or tag == CLOSE:
         if available > at and data[at] != _STATEMENT:
             return False
         at += 1
@@ -186,5 +194,3 @@ def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | Non
     if at < available:
         return data[at] != 0
     return None if available < pos + 1 + length else False
-
-

@@ -52,7 +52,6 @@ from pgweir_pooler.wire.framing import (
     PARSE_COMPLETE,
     PORTAL_SUSPENDED,
     QUERY,
-    READY_FOR_QUERY,
     ROW_DESCRIPTION,
     SYNC,
 )

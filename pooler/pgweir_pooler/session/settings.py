@@ -5,9 +5,8 @@ message does (a list stays a list, where SET would take it for one quoted name),
 search_path changes nothing.
 """
 
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.wire.messages import parameter_status, query
-
-Settings = tuple[tuple[str, str], ...]
 
 NO_SETTINGS: Settings = ()
 
@@ -39,7 +38,12 @@ def split_application_name(settings: Settings) -> tuple[Settings, str | None]:
     It is different for nearly every client, so it must not make each login ask a server.
     """
     for i, (name, value) in enumerate(settings):
-        if name == APPLICATION_NAME and value.isascii() and value.isprintable() and len(value) <= _APPLICATION_NAME_LIMIT:
+        if (
+            name == APPLICATION_NAME
+            and value.isascii()
+            and value.isprintable()
+            and len(value) <= _APPLICATION_NAME_LIMIT
+        ):
             return settings[:i] + settings[i + 1 :], value
     return settings, None
 

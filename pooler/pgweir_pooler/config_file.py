@@ -1,0 +1,203 @@
+"""The mounted directory: read at start, read again whenever it changes, applied while clients are served.
+
+kubelet swaps the link `..data`, so a change is seen as a whole; a plain directory works too. inotify tells us, and a look
+every POLL_S seconds makes up for an event that was missed. Files whose bytes did not change are not parsed again.
+
+What is bad keeps its last good state: a file that cannot be read keeps all of its tenants, a tenant that is bad in a good
+file keeps itself. Both stand in `problems`, and in the log once. Work is done in slices: after SLICE_S the event loop
+gets its turn.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import watchfiles
+
+from pgweir_contract.models import ClusterFile, TenantEntry
+from pgweir_contract.names import CLUSTER_FILE, SHARDS, assignments_file, tenants_file
+from pgweir_contract.reading import (
+    ContractError,
+    Rejected,
+    TenantsRead,
+    merge_shards,
+    open_tenants,
+    parse_assignments,
+    parse_cluster,
+)
+from pgweir_contract.support import unsupported, unsupported_cluster
+from pgweir_pooler.directory import Directory
+from pgweir_pooler.telemetry import ProcessCounters
+
+log = structlog.get_logger()
+
+POLL_S = 5.0
+SLICE_S = 0.002  # of at most 5 ms that the loop may be held; parsing one tenant comes on top
+
+_TENANT_FILES = tuple(tenants_file(i) for i in range(SHARDS))
+_ASSIGNMENT_FILES = tuple(assignments_file(i) for i in range(SHARDS))
+
+Problem = tuple[str, str]  # where, what
+
+
+class _Slices:
+    """Lets the event loop run when a slice of work has taken long enough."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    async def pause(self) -> None:
+        if time.perf_counter() - self._began > SLICE_S:
+            await asyncio.sleep(0)
+            self._began = time.perf_counter()
+
+
+class ConfigFiles:
+    """Keeps a `Directory` equal to a folder of contract files."""
+
+    def __init__(
+        self,
+        path: Path,
+        directory: Directory,
+        counters: ProcessCounters,
+        on_cluster: Callable[[ClusterFile], None],
+    ) -> None:
+        self._path = path
+        self._directory = directory
+        self._counters = counters
+        self._on_cluster = on_cluster
+        self._digests: dict[str, bytes] = {}  # of each file as it was applied last
+        self._shards: dict[str, TenantsRead] = {}  # the last good reading of each tenants file
+        self._file_problems: dict[str, list[str]] = {}  # of files as a whole
+        self._tenant_problems: dict[str, list[str]] = {}
+        self.revisions: dict[str, str] = {}  # applied, by file
+        self._lock = asyncio.Lock()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong now: (file or tenant, what)."""
+        return [(where, what) for where, whats in self._all_problems() for what in whats]
+
+    def _all_problems(self) -> Iterator[tuple[str, list[str]]]:
+        yield from self._file_problems.items()
+        yield from ((f"tenant {key}", whats) for key, whats in self._tenant_problems.items())
+
+    async def load(self) -> None:
+        """Reads what has changed and applies it. Never raises for bad content: see `problems`."""
+        async with self._lock:
+            before = set(self.problems)
+            changed = await asyncio.to_thread(self._changed_files)
+            if not changed:
+                return
+            slices = _Slices()
+            for name in sorted(changed):
+                await self._read(name, changed[name], slices)
+            await self._apply_tenants(slices)
+            self._counters.reloads += 1
+            problems = set(self.problems)
+            for where, what in sorted(problems - before):
+                self._counters.reload_failures += 1
+                log.error("configuration problem", where=where, problem=what)
+            log.info(
+                "configuration applied",
+                files=sorted(changed),
+                tenants=len(self._directory.tenants),
+                problems=len(problems),
+            )
+
+    async def watch(self) -> None:
+        """Loads again at every change, until cancelled."""
+        async for _ in watchfiles.awatch(
+            self._path,
+            watch_filter=None,
+            recursive=False,
+            debounce=200,
+            step=20,
+            rust_timeout=int(POLL_S * 1000),
+            yield_on_timeout=True,
+        ):
+            await self.load()
+
+    def _changed_files(self) -> dict[str, bytes | None]:
+        """The files whose content differs from what was applied, None for one that is gone. Runs in a thread."""
+        changed: dict[str, bytes | None] = {}
+        content: bytes | None
+        for name in (CLUSTER_FILE, *_TENANT_FILES, *_ASSIGNMENT_FILES):
+            try:
+                content = (self._path / name).read_bytes()
+            except OSError:
+                if name in self._digests or name == CLUSTER_FILE:
+                    changed[name] = None
+                continue
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            if self._digests.get(name) != digest:
+                self._digests[name] = digest
+                changed[name] = content
+        if changed.get(CLUSTER_FILE, b"") is None:
+            # Without its main file the folder is not a configuration (a volume not mounted yet): nothing is taken away.
+            self._file_problems[CLUSTER_FILE] = ["the file is missing or cannot be read"]
+            return {}
+        for name, content in changed.items():
+            if content is None:
+                del self._digests[name]
+        return changed
+
+    async def _read(self, name: str, content: bytes | None, slices: _Slices) -> None:
+        try:
+            if content is None:
+                self._shards.pop(name, None)
+                self.revisions.pop(name, None)
+            elif name == CLUSTER_FILE:
+                self._read_cluster(content)
+            elif name in _TENANT_FILES:
+                self._shards[name] = await self._read_tenants(content, slices)
+                self.revisions[name] = self._shards[name].revision
+            else:
+                self.revisions[name] = parse_assignments(content).revision
+        except ContractError as error:
+            self._file_problems[name] = error.problems
+        else:
+            self._file_problems.pop(name, None)
+        await slices.pause()
+
+    def _read_cluster(self, content: bytes) -> None:
+        cluster = parse_cluster(content)
+        problems = unsupported_cluster(cluster)
+        if problems:
+            raise ContractError(*problems)
+        self._on_cluster(cluster)
+        self._directory.limit_instances(cluster.instances)
+        self.revisions[CLUSTER_FILE] = cluster.revision
+
+    async def _read_tenants(self, content: bytes, slices: _Slices) -> TenantsRead:
+        document = open_tenants(content)
+        read = TenantsRead(document.revision)
+        for outcome in document.each():
+            if isinstance(outcome, Rejected):
+                read.rejected[outcome.key] = outcome.problems
+            elif problems := unsupported(outcome):
+                read.rejected[outcome.tenant_id] = problems
+            else:
+                read.tenants[outcome.tenant_id] = outcome
+            await slices.pause()
+        return read
+
+    async def _apply_tenants(self, slices: _Slices) -> None:
+        merged = merge_shards(self._shards)
+        self._tenant_problems = merged.rejected
+        directory = self._directory
+        for entry in merged.tenants.values():
+            self._put(entry)
+            await slices.pause()
+        for tenant_id in [x for x in directory.tenants if x not in merged.tenants and x not in merged.rejected]:
+            log.info("tenant removed", tenant=tenant_id)
+            directory.remove(tenant_id)
+            await slices.pause()
+
+    def _put(self, entry: TenantEntry) -> None:
+        directory = self._directory
+        directory.put(entry)
+        directory.warm(directory.tenants[entry.tenant_id])

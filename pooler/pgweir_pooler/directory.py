@@ -1,0 +1,286 @@
+"""The tenants that this process serves: who they are, their pools, and the instances these share.
+
+`put` and `remove` change it in place while clients are served: a pool whose settings changed is resized, one whose
+endpoint or password changed retires its servers, one that nobody may use any more drains. Clients hold on to their pool,
+so a lookup happens once per login.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+
+from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_pooler.errors import Terminated
+from pgweir_pooler.pool.keys import PoolKey, PoolLimits
+from pgweir_pooler.pool.pool import Instance, Pool
+from pgweir_pooler.pool.slot import Connection, Slot
+from pgweir_pooler.session.steps import Settings
+from pgweir_pooler.telemetry import PoolCounters
+from pgweir_pooler.wire.scram import Verifier
+
+_SALT_BYTES = 16
+# Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
+# other must not fill memory.
+PARAMETER_SETS_PER_POOL = 256
+
+
+class Endpoint:
+    """Where and as whom a pool logs in. Compared to see whether a pool's servers are still the right ones."""
+
+    __slots__ = ("connect_timeout_s", "database", "host", "passwords", "port", "user")
+
+    def __init__(self, upstream: Upstream, database: Database, user: User) -> None:
+        self.host = upstream.host
+        self.port = upstream.port
+        self.database = database.server_name
+        self.user = user.name
+        self.passwords = tuple(p.get_secret_value() for p in user.passwords)
+        self.connect_timeout_s = upstream.connect_timeout
+
+    def leads_to_the_same_servers(self, other: "Endpoint") -> bool:
+        """Whether servers that were opened for the other endpoint may be kept."""
+        return (self.host, self.port, self.database, self.user, self.passwords) == (
+            other.host,
+            other.port,
+            other.database,
+            other.user,
+            other.passwords,
+        )
+
+
+Connect = Callable[["TenantPool", Slot], Awaitable[Connection]]
+
+
+class TenantPool:
+    """What the clients of one tenant, database and user share: their pool, and what it takes to fill it.
+
+    Clients hold on to this object. `pool` changes under them when the tenant moves to another database server.
+    """
+
+    __slots__ = ("counters", "endpoint", "parameters", "pool", "server_parameters", "tenant")
+
+    def __init__(self, tenant: "Tenant", endpoint: Endpoint) -> None:
+        self.tenant = tenant
+        self.endpoint = endpoint
+        self.counters = PoolCounters()  # of all its pools, one after the other
+        self.pool: Pool  # set by the directory as soon as this object exists
+        # What the newest server reported at its own login, and ParameterStatus by the settings they were taken under.
+        self.server_parameters: dict[bytes, bytes] = {}
+        self.parameters: dict[Settings, dict[bytes, bytes]] = {}
+
+    def server_reported(self, parameters: dict[bytes, bytes]) -> None:
+        """A server logged in; if it is another one than before (an upgrade, a failover), nothing cached holds."""
+        if parameters != self.server_parameters:
+            self.server_parameters = dict(parameters)
+            self.parameters.clear()
+
+    def remember(self, settings: Settings, parameters: dict[bytes, bytes]) -> None:
+        """Keeps what a server reported under these settings."""
+        if len(self.parameters) >= PARAMETER_SETS_PER_POOL:
+            self.parameters.pop(next(iter(self.parameters)))
+        self.parameters[settings] = dict(parameters)
+
+
+class Login:
+    """A user of a tenant, as far as logging in goes."""
+
+    __slots__ = ("_verifier", "entry")
+
+    def __init__(self, entry: User) -> None:
+        self.entry = entry
+        self._verifier: Verifier | None = None
+
+    def verifier(self) -> Verifier:
+        """The user's SCRAM verifier; made from the password at the first login (1-2 ms) and kept."""
+        if self._verifier is None:
+            if self.entry.passwords:
+                password = self.entry.passwords[0].get_secret_value()
+                self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
+            else:
+                self._verifier = Verifier.parse(self.entry.verifiers[0].get_secret_value())
+        return self._verifier
+
+
+class Tenant:
+    """One tenant: its users, databases and pools."""
+
+    def __init__(self, entry: TenantEntry) -> None:
+        self.entry = entry
+        self.logins: dict[str, Login] = {}  # by the name that clients log in with
+        self.databases: dict[str, Database] = {}
+        self.pools: dict[tuple[str, str], TenantPool] = {}  # by database and login name; made at the first login
+        self.learn(entry)
+
+    def learn(self, entry: TenantEntry) -> None:
+        """Takes over users and databases; verifiers that are still right are kept."""
+        self.entry = entry
+        logins = {u.login_name: Login(u) for u in entry.users}
+        for name, login in logins.items():
+            known = self.logins.get(name)
+            if known is not None and _same_credentials(known.entry, login.entry):
+                known.entry = login.entry
+                logins[name] = known
+        self.logins = logins
+        self.databases = {d.name: d for d in entry.databases}
+
+    def database_for(self, login: Login, name: str) -> Database | None:
+        """The database if the tenant has it and the user may connect to it."""
+        allowed = login.entry.databases
+        if allowed is not None and name not in allowed:
+            return None
+        return self.databases.get(name)
+
+
+class Directory:
+    """All tenants and instances of this process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect: Connect) -> None:
+        self._loop = loop
+        self._connect = connect
+        self._random = random.Random()
+        self.tenants: dict[str, Tenant] = {}
+        self.instances: dict[str, Instance] = {}  # by host:port; one that nobody points to any more is dropped
+        self._limits: dict[str, int] = {}  # of cluster.json, by host:port
+        # Told about each TenantPool that nobody may use any more; set by the composition root.
+        self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
+        self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
+
+    def pools(self) -> Iterator[Pool]:
+        """All pools that serve, in no order."""
+        for tenant in self.tenants.values():
+            for entry in tenant.pools.values():
+                yield entry.pool
+
+    def limit_instances(self, limits: tuple[InstanceLimit, ...]) -> None:
+        """Takes over the instances' limits of cluster.json."""
+        self._limits = {x.instance: x.max_connections for x in limits}
+        self._resize_instances()
+
+    def put(self, entry: TenantEntry) -> None:
+        """Adds a tenant, or changes it in place."""
+        tenant = self.tenants.get(entry.tenant_id)
+        if tenant is None:
+            self.tenants[entry.tenant_id] = Tenant(entry)
+            self._resize_instances(entry.upstream.instance)
+            return
+        before = tenant.entry
+        if before == entry:
+            return
+        tenant.learn(entry)
+        self._resize_instances(before.upstream.instance, entry.upstream.instance)
+        for key, held in list(tenant.pools.items()):
+            self._refit(tenant, key, held)
+
+    def remove(self, tenant_id: str) -> None:
+        """Forgets a tenant; its pools drain."""
+        tenant = self.tenants.pop(tenant_id, None)
+        if tenant is None:
+            return
+        for held in tenant.pools.values():
+            self._dismiss(held, "the tenant was removed")
+        self._resize_instances(tenant.entry.upstream.instance)
+
+    def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
+        """The pool of an authenticated client; made when it is the first."""
+        key = (database.name, login.entry.login_name)
+        held = tenant.pools.get(key)
+        if held is None:
+            held = self._make(tenant, database, login)
+            tenant.pools[key] = held
+        return held
+
+    def warm(self, tenant: Tenant) -> None:
+        """Makes the pools that keep idle servers (`minIdle`) before a client asks for them."""
+        for login in tenant.logins.values():
+            for database in tenant.databases.values():
+                is_allowed = tenant.database_for(login, database.name) is not None
+                if is_allowed and tenant.entry.pool_settings(database, login.entry).min_idle:
+                    self.pool_for(tenant, database, login)
+
+    def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
+        held = TenantPool(tenant, Endpoint(tenant.entry.upstream, database, login.entry))
+        self._give_pool(held, tenant.entry.pool_settings(database, login.entry), (database.name, login))
+        return held
+
+    def _give_pool(self, held: TenantPool, settings: PoolSettings, who: tuple[str, Login]) -> None:
+        database_name, login = who
+        entry = held.tenant.entry
+        held.pool = Pool(
+            PoolKey(entry.tenant_id, database_name, login.entry.login_name),
+            _limits(settings, held.endpoint),
+            self._instance(entry.upstream),
+            lambda _pool, slot: self._connect(held, slot),
+            held.counters,
+        )
+
+    def _refit(self, tenant: Tenant, key: tuple[str, str], held: TenantPool) -> None:
+        """Brings one pool to its tenant's new entry."""
+        database_name, login_name = key
+        login = tenant.logins.get(login_name)
+        database = tenant.database_for(login, database_name) if login else None
+        if login is None or database is None:
+            del tenant.pools[key]
+            self._dismiss(held, "the user or the database was removed")
+            return
+        before = held.endpoint
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry)
+        settings = tenant.entry.pool_settings(database, login.entry)
+        if (endpoint.host, endpoint.port) != (before.host, before.port):
+            # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at
+            # their next transaction.
+            held.parameters.clear()
+            departing = held.pool
+            self._give_pool(held, settings, (database_name, login))
+            self._drain(departing, "the tenant moved to another database server")
+            return
+        if not endpoint.leads_to_the_same_servers(before):
+            held.parameters.clear()
+            held.pool.retire()
+        held.pool.resize(_limits(settings, endpoint))
+
+    def _dismiss(self, held: TenantPool, why: str) -> None:
+        self._drain(held.pool, why)
+        self.on_removed(held, why)
+
+    def _drain(self, pool: Pool, why: str) -> None:
+        self.departed.add(pool)
+        pool.closed.add_done_callback(lambda _: self.departed.discard(pool))
+        pool.drain(Terminated(why))
+
+    def _instance(self, upstream: Upstream) -> Instance:
+        key = upstream.instance
+        instance = self.instances.get(key)
+        if instance is None:
+            instance = Instance(key, self._limit_of(key), self._loop, self._random)
+            self.instances[key] = instance
+        return instance
+
+    def _limit_of(self, key: str) -> int:
+        """cluster.json's word for the instance, else the smallest `maxConnections` among its tenants."""
+        limit = self._limits.get(key)
+        if limit is not None:
+            return limit
+        upstreams = (t.entry.upstream for t in self.tenants.values())
+        return min((u.max_connections for u in upstreams if u.instance == key), default=1)
+
+    def _resize_instances(self, *keys: str) -> None:
+        for key in keys or tuple(self.instances):
+            instance = self.instances.get(key)
+            if instance is not None:
+                instance.resize(self._limit_of(key))
+
+
+def _same_credentials(one: User, other: User) -> bool:
+    return (one.passwords, one.verifiers) == (other.passwords, other.verifiers)
+
+
+def _limits(settings: PoolSettings, endpoint: Endpoint) -> PoolLimits:
+    return PoolLimits(
+        size=settings.size,
+        min_idle=settings.min_idle,
+        queue_timeout_s=settings.queue_timeout,
+        server_idle_timeout_s=settings.server_idle_timeout,
+        server_lifetime_s=settings.server_lifetime,
+        connect_timeout_s=endpoint.connect_timeout_s,
+    )

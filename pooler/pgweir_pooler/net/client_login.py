@@ -1,0 +1,298 @@
+"""A client from its first byte to its first ReadyForQuery.
+
+Drives a `FrontendLogin`, looks up who it names, applies the limits on clients, and gets the ParameterStatus messages
+from a real server (from the pool's memory when a client with the same settings has been here). Then the transport goes
+to a `ClientSession`, which costs less memory and does nothing but carry.
+"""
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pgweir_pooler.errors import (
+    InvalidParameter,
+    LoginTimeout,
+    PoolerError,
+    ProtocolViolation,
+    Terminated,
+    TooManyClients,
+    UnknownDatabase,
+)
+from pgweir_pooler.net.cancel import cancel_by_key
+from pgweir_pooler.net.client_session import LINGER_S, ClientSession
+from pgweir_pooler.net.connect import keep_alive
+from pgweir_pooler.net.server_connection import ServerConnection
+from pgweir_pooler.pool.client_limits import ClientCaps
+from pgweir_pooler.session.frontend_login import FrontendLogin
+from pgweir_pooler.session.settings import render_parameters, split_application_name
+from pgweir_pooler.session.steps import (
+    Admitted,
+    CancelRequested,
+    FrontendStep,
+    Identity,
+    NeedSecret,
+    NotPostgres,
+    Refused,
+    Send,
+)
+from pgweir_pooler.wire.messages import (
+    authentication_ok,
+    backend_key_data,
+    error_response_for,
+    ready_for_query,
+)
+from pgweir_pooler.wire.scram import mock_verifier
+
+if TYPE_CHECKING:
+    from pgweir_pooler.directory import TenantPool
+    from pgweir_pooler.net.clients import Clients
+    from pgweir_pooler.pool.slot import Connection
+
+log = structlog.get_logger()
+
+# What a client may send ahead of its first ReadyForQuery, after its password.
+EARLY_LIMIT = 65_536
+
+
+class ClientLogin(asyncio.Protocol):
+    """One connection that has not logged in yet."""
+
+    def __init__(self, clients: "Clients", mode: int) -> None:
+        self._clients = clients
+        self._mode = mode
+        self._login: FrontendLogin | None = None
+        self._early = b""  # after Admitted: bytes for the session to come
+        self._admitted: Admitted | None = None
+        self._held: TenantPool | None = None
+        self._is_counted = False  # by the limits on clients
+        self._is_asking = False  # waits in the pool's queue for a server to ask for parameters
+        self._is_closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
+        clients = self._clients
+        clients.counters.clients_accepted += 1
+        if len(clients.logins) >= clients.limits.max_half_open_logins:
+            # Nobody has said a word yet, so there is nothing to answer: closing is cheapest under a flood.
+            clients.counters.error(TooManyClients.__name__)
+            self._is_closing = True
+            self._transport.abort()
+            return
+        clients.logins.add(self)
+        keep_alive(transport)
+        directory = clients.directory
+        self._login = FrontendLogin(
+            default_tenant=clients.default_tenant,
+            server_nonce=secrets.token_urlsafe(18),
+            is_tenant=directory.tenants.__contains__,
+        )
+        self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing or self._login is None:
+            return
+        if self._admitted is not None:
+            self._early += data
+            if len(self._early) > EARLY_LIMIT:
+                self._refuse(ProtocolViolation("too many bytes before the first ReadyForQuery"))
+            return
+        for step in self._login.receive(data):
+            self._take(step)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._forget()
+        if self._is_asking and self._held is not None:
+            self._is_asking = False
+            self._held.pool.abandon(self)
+
+    # --- steps
+
+    def _take(self, step: FrontendStep) -> None:
+        if self._is_closing:
+            return
+        match step:
+            case Send(data):
+                self._transport.write(data)
+            case NeedSecret():
+                self._look_up(step)
+            case Admitted():
+                self._admit(step)
+            case CancelRequested(process_id, secret):
+                cancel_by_key(self._clients, process_id, secret)
+                self._close()
+            case Refused(error):
+                self._refuse(error)
+            case NotPostgres(reply):
+                self._transport.write(reply)
+                self._close()
+
+    def _look_up(self, need: NeedSecret) -> None:
+        assert self._login is not None
+        tenant = self._clients.directory.tenants.get(need.tenant)
+        login = tenant.logins.get(need.user) if tenant else None
+        if login is None:
+            verifier = mock_verifier(f"{need.tenant}\0{need.user}", self._clients.mock_key)
+        else:
+            verifier = login.verifier()
+        for step in self._login.secret_found(verifier, real=login is not None):
+            self._take(step)
+
+    def _admit(self, admitted: Admitted) -> None:
+        """The client has proved who it is. May it come in, and what does its server look like?"""
+        self._admitted = admitted
+        assert self._login is not None
+        self._early = self._login.unconsumed
+        clients = self._clients
+        who = admitted.identity
+        tenant = clients.directory.tenants.get(who.tenant)
+        login = tenant.logins.get(who.user) if tenant else None
+        if clients.is_draining or tenant is None or login is None:
+            self._refuse(Terminated("the pooler is shutting down" if clients.is_draining else "the tenant was removed"))
+            return
+        database = tenant.database_for(login, who.database)
+        if database is None:
+            self._refuse(UnknownDatabase(f'database "{who.database}" does not exist'))
+            return
+        over = clients.client_limits.admit(
+            who.tenant,
+            who.user,
+            ClientCaps(clients.limits.max_clients, tenant.entry.pool.max_clients, login.entry.max_clients or 0),
+        )
+        if over is not None:
+            self._refuse(over)
+            return
+        self._is_counted = True
+        self._held = held = clients.directory.pool_for(tenant, database, login)
+        settings, _ = split_application_name(admitted.settings)
+        known = held.parameters.get(settings)
+        if known is not None:
+            self._welcome(known)
+        else:
+            self._ask()
+
+    # --- asking a server for its parameters
+
+    def _ask(self) -> None:
+        assert self._held is not None
+        self._is_asking = True
+        pool = self._held.pool
+        server = pool.take()
+        if server is None:
+            pool.ask(self)
+        else:
+            self.granted(server)
+
+    def granted(self, connection: "Connection") -> None:
+        """The pool lends us a server; it is asked, and given back."""
+        assert isinstance(connection, ServerConnection)
+        assert self._admitted is not None
+        self._is_asking = False
+        settings, _ = split_application_name(self._admitted.settings)
+        connection.apply(settings, self._applied)
+
+    def refused(self, error: PoolerError) -> None:
+        """The pool has no server for us: the client learns why before it sends a query in vain."""
+        self._is_asking = False
+        self._refuse(error)
+
+    def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
+        assert self._admitted is not None
+        assert self._held is not None
+        parameters = dict(server.stream.parameters)
+        if server.is_lost:
+            if not self._is_closing:
+                self._ask()
+            return
+        if error:
+            server.stream.is_tainted = True
+        server.release()
+        if self._is_closing:
+            return
+        if error:
+            text = error.get("M", "the server refused the startup parameters")
+            self._refuse(InvalidParameter(text, sqlstate=error.get("C", "22023")))
+            return
+        settings, _ = split_application_name(self._admitted.settings)
+        self._held.remember(settings, parameters)
+        self._welcome(parameters)
+
+    # --- the end
+
+    def _welcome(self, parameters: dict[bytes, bytes]) -> None:
+        """The client is in: AuthenticationOk, parameters, key, ReadyForQuery, and a ClientSession takes over."""
+        assert self._admitted is not None
+        assert self._held is not None
+        clients = self._clients
+        settings = self._admitted.settings
+        _, application_name = split_application_name(settings)
+        key = clients.new_key()
+        session = ClientSession(
+            clients, self._held, self._admitted.identity, clients.interned(settings), self._mode, key
+        )
+        self._transport.write(
+            b"".join(
+                (
+                    authentication_ok(),
+                    render_parameters(parameters, application_name),
+                    backend_key_data(key >> 32, (key & 0xFFFFFFFF).to_bytes(4, "big")),
+                    ready_for_query(),
+                )
+            )
+        )
+        self._is_counted = False  # the session answers for it from here
+        self._forget()
+        clients.joined(session)
+        session.connection_made(self._transport)
+        self._transport.set_protocol(session)
+        early, self._early = self._early, b""
+        if early:
+            session.data_received(early)
+
+    def refuse_for_drain(self) -> None:
+        """The process drains: nobody new comes in."""
+        self._refuse(Terminated("the pooler is shutting down"))
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._refuse(LoginTimeout("the login took too long"))
+
+    def _refuse(self, error: PoolerError) -> None:
+        if self._is_closing:
+            return
+        clients = self._clients
+        clients.counters.error(error.code)
+        who = self._admitted.identity if self._admitted else Identity("", "", "")
+        log.log(error.log_level, "login refused", code=error.code, reason=error.log_text(), tenant=who.tenant)
+        self._transport.write(error_response_for(error))
+        self._close()
+
+    def _close(self) -> None:
+        self._is_closing = True
+        self._forget()
+        if self._is_asking and self._held is not None:
+            self._is_asking = False
+            self._held.pool.abandon(self)
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._clients.loop.call_later(LINGER_S, self._transport.abort)
+
+    def _forget(self) -> None:
+        self._clients.logins.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._is_counted:
+            self._is_counted = False
+            assert self._admitted is not None
+            who = self._admitted.identity
+            self._clients.client_limits.leave(who.tenant, who.user)

@@ -1,0 +1,130 @@
+"""Opens connections to PostgreSQL: dial, log in, hand over to a `ServerConnection`."""
+
+import asyncio
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerUnreachable
+from pgweir_pooler.net.server_connection import Canceller, ServerConnection
+from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.session.steps import Failed, LoggedIn, Send
+
+if TYPE_CHECKING:
+    from pgweir_pooler.directory import TenantPool
+    from pgweir_pooler.pool.slot import Slot
+
+# A dead peer is noticed after 60 + 3 x 10 s, as libpq users expect from tcp_keepalives_*.
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Switches TCP keepalive on; uvloop sets TCP_NODELAY itself."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class Connector:
+    """Makes logged-in server connections; one for the process."""
+
+    def __init__(self, canceller: Canceller) -> None:
+        self._canceller = canceller
+
+    async def connect(self, held: "TenantPool", slot: "Slot") -> ServerConnection:
+        """One more server for the pool. Raises PoolerError; the pool bounds the time.
+
+        When cancelled, the half-made connection is closed.
+        """
+        endpoint = held.endpoint
+        error: PoolerError = ServerUnreachable("no password is configured for the database")
+        for password in endpoint.passwords:
+            try:
+                return await self._log_in(held, slot, password)
+            except ServerLoginFailed as failed:
+                if failed.wire_sqlstate() != "28P01":
+                    raise
+                error = failed  # the next password may be the right one while it is being rotated
+        raise error
+
+    async def _log_in(self, held: "TenantPool", slot: "Slot", password: str) -> ServerConnection:
+        endpoint = held.endpoint
+        loop = asyncio.get_running_loop()
+        login = BackendLogin(
+            user=endpoint.user,
+            database=endpoint.database,
+            passwords=[password],
+            client_nonce=secrets.token_urlsafe(18),
+            parameters={"application_name": "pgweir", "client_encoding": "UTF8"},
+        )
+        try:
+            transport, dialogue = await loop.create_connection(
+                lambda: _LoginDialogue(login, loop), endpoint.host, endpoint.port
+            )
+        except OSError as error:
+            raise ServerUnreachable(f"cannot connect to the database server: {_reason(error)}") from None
+        try:
+            done = await dialogue.outcome
+        except BaseException:
+            transport.abort()
+            raise
+        keep_alive(transport)
+        server = ServerConnection(
+            held.pool,
+            slot,
+            self._canceller,
+            loop,
+            address=(endpoint.host, endpoint.port),
+            parameters=done.parameters,
+            key=(done.process_id, done.secret_key),
+        )
+        held.server_reported(done.parameters)
+        server.connection_made(transport)
+        transport.set_protocol(server)
+        if dialogue.is_lost:
+            raise ServerUnreachable("the database server closed the connection after login")
+        if done.rest:
+            server.data_received(done.rest)
+        return server
+
+
+class _LoginDialogue(asyncio.Protocol):
+    """Carries a BackendLogin's bytes; `outcome` is its end."""
+
+    def __init__(self, login: BackendLogin, loop: asyncio.AbstractEventLoop) -> None:
+        self._login = login
+        self._transport: asyncio.Transport
+        self.outcome: asyncio.Future[LoggedIn] = loop.create_future()
+        self.is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
+        self._transport.write(self._login.start())
+
+    def data_received(self, data: bytes) -> None:
+        for step in self._login.receive(data):
+            if isinstance(step, Send):
+                self._transport.write(step.data)
+            elif isinstance(step, LoggedIn):
+                if not self.outcome.done():
+                    self.outcome.set_result(step)
+            elif isinstance(step, Failed):
+                self._fail(step.error)
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        self._fail(ServerUnreachable("the database server closed the connection during login"))
+
+    def _fail(self, error: PoolerError) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
+def _reason(error: OSError) -> str:
+    """The system's word for what went wrong, without the address that Python puts before it."""
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    return error.strerror.partition(": ")[0] if error.strerror and ":" not in error.strerror else type(error).__name__
