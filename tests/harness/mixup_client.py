@@ -36,7 +36,7 @@ class TaggedClient:
         self.uncertain_steps = 0
 
     def send(self, *parts: bytes) -> None:
-        self.raw.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        self.raw.send(*parts)
 
     async def expect(self, tag: bytes) -> bytes:
         """The body of the next message, which must be of that type."""

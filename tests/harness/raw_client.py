@@ -125,8 +125,12 @@ class RawClient(asyncio.Protocol):
     # --- writing
 
     def send(self, *parts: bytes) -> None:
-        """Writes at once; the transport keeps what the socket does not take."""
-        self.transport.write(b"".join(parts))
+        """Writes at once; the transport keeps what the socket does not take.
+
+        After the end nothing happens here: `receive` still hands out what came before it, then raises.
+        """
+        if not self.transport.is_closing():  # uvloop would raise RuntimeError
+            self.transport.write(b"".join(parts))
 
     async def query(self, sql: str) -> list[Message]:
         """A simple query and all messages up to ReadyForQuery, errors among them."""
