@@ -92,7 +92,7 @@ def show_version() -> None:
 
 
 def checker_of(path: Path) -> str:
-    """The module that checks a path: JSON is configuration, YAML is manifests, a directory is what it holds."""
+    """The module that checks a path: JSON is configuration, YAML manifests, a directory what it holds."""
     names = [p.name for p in path.iterdir()] if path.is_dir() else [path.name]
     is_yaml = any(name.endswith((".yaml", ".yml")) for name in names)
     is_json = any(name.endswith(".json") for name in names)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from pgweir_contract.json_form import describe_errors, render
+from pgweir_contract.json_form import TenantId, describe_errors, render
 from pgweir_contract.models import (
     Assignment,
     AssignmentsFile,
@@ -44,6 +44,8 @@ from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant, UserS
 # `{"revision":"…","tenants":[…],"version":"…"}` around the entries, with room to spare.
 _FRAME_BYTES: Final = 128
 
+_TENANT_ID: Final[TypeAdapter[str]] = TypeAdapter(TenantId)
+
 _NO_PREVIOUS: Final[Mapping[str, TenantEntry]] = {}
 
 
@@ -58,7 +60,7 @@ class RenderResult:
     entries: dict[str, TenantEntry] = field(default_factory=dict)  # by tenant id, as in the files
 
 
-class _Refused(Exception):  # noqa: N818 - it is an answer
+class _Refused(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
         self.problems = list(problems)
@@ -125,9 +127,11 @@ def _admit(cluster: PoolerCluster, tenant: Tenant, owner_of: dict[str, Tenant]) 
     """Notes who has the tenant id; raises when the tenant may not join or somebody else has its id."""
     same = tenant.metadata.namespace == cluster.metadata.namespace
     if cluster.spec.tenants.namespaces.from_ == "Same" and not same:
-        raise _Refused(
-            "spec.clusterRef: NotAllowedByCluster: the cluster takes Tenants of its namespace only"
-        )
+        raise _Refused("spec.clusterRef: NotAllowedByCluster: the cluster takes Tenants of its namespace only")
+    try:
+        _TENANT_ID.validate_python(tenant.tenant_id)
+    except ValidationError:
+        raise _Refused("spec.tenantId: metadata.name is no tenant id (a DNS label), so give one") from None
     owner = owner_of.setdefault(tenant.tenant_id, tenant)
     if owner is not tenant:
         raise _Refused(f"spec.tenantId: TenantIdConflict: Tenant {owner.key} has the same")

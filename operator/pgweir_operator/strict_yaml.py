@@ -11,7 +11,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _QUOTED = re.compile(r"""(['"])(?!<|.\1).*\1""", re.DOTALL)
 
 
-class NotYaml(Exception):  # noqa: N818 - it is an answer
+class NotYaml(Exception):
     """A text is not YAML as we take it; the message says where and repeats no value: it may be a password."""
 
 
@@ -26,9 +26,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a text", problem_mark=key.start_mark)
+            if key.value in seen and key.value != "<<":
                 raise yaml.MarkedYAMLError(problem="a key is given twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -58,7 +58,7 @@ class Checked:
             self.assignments[str(path)] = parse_assignments(data, strict=True)
         else:
             raise ContractError(
-                f"is no file of the contract; they are {CLUSTER_FILE}, tenants-NN.json and assignments-NN.json, "
+                f"is no file of the contract: {CLUSTER_FILE}, tenants-NN.json or assignments-NN.json, "
                 f"NN from 00 to {SHARDS - 1:02d}"
             )
 

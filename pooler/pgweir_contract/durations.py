@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic.functional_validators import BeforeValidator
 
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
-DURATION_PATTERN: Final = r"^(0|[1-9][0-9]{0,9})(ms|s|m|h)$"
+DURATION_PATTERN: Final = r"^(0|[1-9][0-9]{0,10})(ms|s|m|h)$"
 _FORM = re.compile(DURATION_PATTERN)
 _EXPECTED: Final = 'a duration is a whole number with a unit (ms, s, m, h), such as "500ms", "60s" or "5m"'
 

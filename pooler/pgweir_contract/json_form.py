@@ -64,7 +64,13 @@ def path_text(location: tuple[int | str, ...]) -> str:
 def describe_errors(error: ValidationError) -> list[str]:
     """One `path: message` per problem, without the input, which may be a secret."""
     lines = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    for problem in problems:
+        depth = len(problem["loc"])
+        if problem["type"] == "too_short" and any(
+            len(other["loc"]) > depth and other["loc"][:depth] == problem["loc"] for other in problems
+        ):
+            continue  # pydantic counts good items only, so a list of one bad item is also "too short"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown field"

@@ -21,7 +21,8 @@ from pgweir_contract.models import AssignmentsFile, ClusterFile, TenantEntry, Te
 from pgweir_contract.names import CONTRACT_VERSION
 
 _Model = TypeVar("_Model", bound=ContractModel)
-_Extra = Literal["forbid", "ignore"]
+# None: each model's own word, which is "forbid" but for what Kubernetes adds to metadata.
+_Extra = Literal["ignore"] | None
 
 # An id longer than this is no id; it would only make log lines long.
 _LONGEST_ID: Final = 63
@@ -104,12 +105,10 @@ class TenantsDocument:
             return Rejected(key, error.problems)
 
 
-def validate(model: type[_Model], value: object, *, extra: _Extra = "forbid") -> _Model:
+def validate(model: type[_Model], value: object, *, extra: _Extra = None) -> _Model:
     """A value decoded from a file as a model; ContractError with one problem per error."""
     try:
-        return model.model_validate(
-            value, extra=extra, context={FROM_FILE: True}, by_alias=True, by_name=False
-        )
+        return model.model_validate(value, extra=extra, context={FROM_FILE: True}, by_alias=True, by_name=False)
     except ValidationError as error:
         raise ContractError(*describe_errors(error)) from None
 
@@ -191,10 +190,8 @@ def _extra(value: dict[str, Any], *, strict: bool) -> _Extra:
         raise ContractError("version: required field is missing")
     version = parse_version(value["version"])
     if version.major != OURS.major:
-        raise ContractError(
-            f"version: major {version.major} is unknown, this reader understands {OURS.major}.x"
-        )
-    return "ignore" if version.minor > OURS.minor and not strict else "forbid"
+        raise ContractError(f"version: major {version.major} is unknown, this reader understands {OURS.major}.x")
+    return "ignore" if version.minor > OURS.minor and not strict else None
 
 
 def _tenant_id(entry: object) -> str | None:

@@ -1,0 +1,76 @@
+"""Everything that the schema takes and this version cannot do is named, and nothing that it can."""
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from contract.contract_values import VERIFIER, tenant
+from pgweir_contract.models import (
+    Access,
+    Auth,
+    ClusterFile,
+    Database,
+    Member,
+    PoolOverrides,
+    PoolSettings,
+    Replica,
+    Upstream,
+    UpstreamTls,
+    User,
+)
+from pgweir_contract.support import unsupported, unsupported_cluster
+
+
+def app(**values: Any) -> User:
+    return User(name="app", passwords=(SecretStr("x"),), **values)
+
+
+def test_a_plain_tenant_is_supported() -> None:
+    assert unsupported(tenant()) == []
+
+
+@pytest.mark.parametrize("mode", ["Disable", "Prefer"])
+def test_plain_connections_are_supported(mode: Any) -> None:
+    assert unsupported(tenant(upstream=Upstream(host="h", tls=UpstreamTls(mode=mode)))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"replicas": (Replica(name="r", host="h"),)}, "replicas"),
+        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="Require"))}, "upstream.tls.mode"),
+        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyCA"))}, "upstream.tls.mode"),
+        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyFull"))}, "upstream.tls.mode"),
+        ({"require_tls": True}, "requireTLS"),
+        ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
+        ({"paused": True}, "paused"),
+        ({"access": Access(mode="Reject")}, "access.mode"),
+        ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),
+        ({"parameters": {"work_mem": "1MB"}}, "parameters"),
+        ({"pool": PoolSettings(client_idle_timeout=1.0)}, "pool.clientIdleTimeout"),
+        ({"pool": PoolSettings(idle_transaction_timeout=1.0)}, "pool.idleTransactionTimeout"),
+        ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
+        (
+            {"databases": (Database(name="shop", pool=PoolOverrides(reserve_size=1)),)},
+            "databases[0].pool.reserveSize",
+        ),
+        (
+            {"databases": (Database(name="shop", pool=PoolOverrides(max_clients=1)),)},
+            "databases[0].pool.maxClients",
+        ),
+        ({"users": (app(pool=PoolOverrides(client_idle_timeout=1.0)),)}, "users[0].pool.clientIdleTimeout"),
+        ({"users": (app(pool=PoolOverrides(max_clients=1)),)}, "users[0].pool.maxClients"),
+        ({"users": (User(name="app", verifiers=(SecretStr(VERIFIER),)),)}, "users[0].passwords"),
+    ],
+)
+def test_each_missing_feature_is_named_once(change: dict[str, Any], path: str) -> None:
+    (sentence,) = unsupported(tenant(**change))
+    assert sentence.startswith(f"{path}: not supported yet: ")
+
+
+def test_one_member_is_supported_and_two_are_not() -> None:
+    members = [Member(name=f"m-{n}", ordinal=n, address=f"10.0.0.{n}:6544") for n in range(2)]
+    assert unsupported_cluster(ClusterFile(cluster="c", members=tuple(members[:1]))) == []
+    (sentence,) = unsupported_cluster(ClusterFile(cluster="c", members=tuple(members)))
+    assert sentence.startswith("members: not supported yet: ")
