@@ -48,6 +48,7 @@ class Pooler:
         listeners: Sequence[str] = LISTENERS,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "pgweir_pooler"),
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pgweir-pooler-"))
         self.config = ConfigDirectory(self._folder / "config")
@@ -57,6 +58,7 @@ class Pooler:
         self._ports = dict.fromkeys(self._names, 0)  # kept over a restart
         self._options = list(options)
         self._environment = dict(environment or {})
+        self._program = program  # arguments of the interpreter: a profiler may stand before the module
         self._process: subprocess.Popen[bytes] | None = None
         self.expects_failure = False  # a test that kills the process or provokes a bad end sets this
 
@@ -74,7 +76,7 @@ class Pooler:
         """Starts the process and waits until `/readyz` says 200."""
         sockets = {name: _bound_socket(port) for name, port in self._ports.items()}
         self._ports = {name: sock.getsockname()[1] for name, sock in sockets.items()}
-        command = [sys.executable, "-m", "pgweir_pooler", "--config-dir", str(self.config.path)]
+        command = [sys.executable, *self._program, "--config-dir", str(self.config.path)]
         command += ["--listen-address", "127.0.0.1"]
         for name, sock in sockets.items():
             if name in ("http", "control"):
