@@ -16,6 +16,7 @@ the number of pools.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.pool.keys import CloseReason
@@ -52,9 +53,7 @@ class InstanceLedger:
     def __init__(self, limit: int, max_connecting: int = MAX_CONNECTING) -> None:
         self.limit = limit
         self.max_connecting = max_connecting
-        self.pools: dict[
-            PoolLedger, None
-        ] = {}  # all pools of the instance; `forget` removes one that is empty
+        self.pools: dict[PoolLedger, None] = {}  # all pools of the instance; `forget` removes one that is empty
         # Pools that want a server and may not open it yet, kept right by `PoolLedger.settle`.
         self.starving: dict[PoolLedger, None] = {}
         # Sums over all pools, kept by PoolLedger where a slot enters or leaves `opening` and `closing` and the books.
@@ -96,18 +95,7 @@ class InstanceLedger:
         busy = self.closing + self.opening >= self.max_connecting
         if now < self.claim_at or busy or self.servers < self.limit:
             return False
-        ours = pool.oldest_asked_at()
-        claims = 0
-        for other in self.starving:
-            asked_at = other.oldest_asked_at()
-            if (
-                asked_at < ours
-                and asked_at + PATIENCE_S <= now
-                and other is not pool
-                and not other.has_servers()
-            ):
-                claims += 1
-        if claims > self.closing:
+        if self._destitute(now, pool.oldest_asked_at()) > self.closing:
             return True
         self.claim_at = now + LOOK_AGAIN_S
         return False
@@ -148,8 +136,11 @@ class InstanceLedger:
         if now < self.evict_at:
             return
         wanted = min(sum(pool.shortfall(now) for pool in self.starving), self.max_connecting) - self.closing
+        destitute = self._destitute(now, inf)
         while wanted > 0:
             victim = self._longest_idle(spare_minimum=True)
+            if (victim is None or victim.idle_since + KEEP_IDLE_S > now) and self.closing < destitute:
+                victim = self._longest_idle(spare_minimum=False)
             if victim is None:
                 self.evict_at = now + KEEP_IDLE_S  # what becomes idle from now on is not due before
                 return
@@ -159,6 +150,15 @@ class InstanceLedger:
             victim.pool.close(victim, CloseReason.EVICTED, now, effects)
             wanted -= 1
         self.evict_at = now + LOOK_AGAIN_S
+
+    def _destitute(self, now: float, before: float) -> int:
+        """How many pools have no server at all, and a waiter who asked before that time and was patient."""
+        count = 0
+        for pool in self.starving:
+            asked_at = pool.oldest_asked_at()
+            if asked_at < before and asked_at + PATIENCE_S <= now and not pool.has_servers():
+                count += 1
+        return count
 
     def _longest_idle(self, *, spare_minimum: bool) -> Slot | None:
         longest: Slot | None = None

@@ -58,9 +58,7 @@ class PoolLedger:
         "wake_at",
     )
 
-    def __init__(
-        self, key: PoolKey, limits: PoolLimits, instance: InstanceLedger, jitter: Callable[[], float]
-    ) -> None:
+    def __init__(self, key: PoolKey, limits: PoolLimits, instance: InstanceLedger, jitter: Callable[[], float]) -> None:
         self.key = key
         self.limits = limits
         self.size = limits.size  # of `limits`, one attribute closer for `give_back`
@@ -160,9 +158,7 @@ class PoolLedger:
             return NOTHING
         self.instance.servers -= 1
         effects: list[Effect] = []
-        if (
-            slot.generation == self.generation
-        ):  # else it says nothing about the endpoint and password of today
+        if slot.generation == self.generation:  # else it says nothing about the endpoint and password of today
             self.backoff.failed(error, now)
             refusal = self._reason_to_refuse(now)
             if refusal is not None:
@@ -173,11 +169,7 @@ class PoolLedger:
 
     def lost(self, slot: Slot, now: float) -> Sequence[Effect]:
         """PostgreSQL has closed its side (or a login was given up): the slot stops counting. May come twice."""
-        known = (
-            self._leave(slot, self.active)
-            or self._leave(slot, self.closing)
-            or self._leave(slot, self.opening)
-        )
+        known = self._leave(slot, self.active) or self._leave(slot, self.closing) or self._leave(slot, self.opening)
         if not known:
             if slot not in self.idle:
                 return NOTHING
@@ -330,9 +322,7 @@ class PoolLedger:
             self.instance.closing -= 1
         return True
 
-    def _lend_rest_or_close(
-        self, slot: Slot, reason: CloseReason | None, now: float, effects: list[Effect]
-    ) -> None:
+    def _lend_rest_or_close(self, slot: Slot, reason: CloseReason | None, now: float, effects: list[Effect]) -> None:
         """Decides about an active slot that nobody uses."""
         if reason is not None:
             self.close(slot, reason, now, effects)
@@ -374,11 +364,7 @@ class PoolLedger:
         for slot in list(self.idle):
             if slot.expires_at <= now:
                 self.close(slot, CloseReason.LIFETIME, now, effects)
-            elif (
-                idle_timeout_s
-                and slot.idle_since + idle_timeout_s <= now
-                and self.total() > self.limits.min_idle
-            ):
+            elif idle_timeout_s and slot.idle_since + idle_timeout_s <= now and self.total() > self.limits.min_idle:
                 self.close(slot, CloseReason.IDLE_TIMEOUT, now, effects)
 
     def _close_all(self, reason: CloseReason, now: float, effects: list[Effect]) -> None:

@@ -203,9 +203,7 @@ class Pool:
             self._grant(effect)
         elif isinstance(effect, Open):
             slot = effect.slot
-            task = self._loop.create_task(
-                self._connect_in_time(slot), name=f"connect a server for {self.key}"
-            )
+            task = self._loop.create_task(self._connect_in_time(slot), name=f"connect a server for {self.key}")
             self._connects[slot] = task
             task.add_done_callback(partial(self._connect_ended, slot))
         else:
@@ -266,6 +264,7 @@ class Pool:
             effect.slot.connection.close(effect.reason)
         except Exception:  # it counts until PostgreSQL has closed its side: only `lost` may release it
             log.exception("closing a server of %s failed", self.key)
+        self.arm()  # another pool may have had it closed, and this one may now be below its minimum
 
     def _count_close(self, reason: CloseReason) -> None:
         closes = self.counters.server_closes

@@ -45,9 +45,7 @@ class Slot:
         self.generation = generation  # of the pool when the slot was made; an older one is not lent again
         self.connection: Connection | None = None  # set once, by `opened`
         self.opened_at = 0.0
-        self.expires_at = (
-            0.0  # closed when given back after this time; -inf: at its next return, whenever that is
-        )
+        self.expires_at = 0.0  # closed when given back after this time; -inf: at its next return, whenever that is
         self.idle_since = 0.0  # meaningful while idle
 
 
