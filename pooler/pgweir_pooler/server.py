@@ -70,7 +70,7 @@ class PoolerProcess:
         self.version = version("pgweir")
         self.boot_id = secrets.token_hex(8)
         self.member = options.member or socket.gethostname()
-        self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.started_at = datetime.datetime.now(datetime.UTC)
         self.state: State = "Starting"
         self.counters = ProcessCounters()
         self._canceller = CancelSender()
