@@ -1,4 +1,4 @@
-"""Random lives of three pools on one instance; the books must hold after every step, and everybody is served at last."""
+"""Random lives of three pools on one instance: the books hold after every step, and everybody is served at last."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """When a pool may try the next login after one failed, and what the failure says to those who wait.
 
-Enters: each failed login with `now` in seconds. Leaves: `retry_at`, before which no login is begun, and the server's own
-error. The delay doubles from a quarter of a second to 15 s and ends with the first success.
+Enters: each failed login with `now` in seconds. Leaves: `retry_at`, before which no login is begun, and the server's
+own error. The delay doubles from a quarter of a second to 15 s and ends with the first success.
 """
 
 from __future__ import annotations
