@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +21,9 @@ from pgweir_operator.local_postgres import (
     debian_bin_dir,
     embedded_bin_dir,
 )
+
+# For `bench`, at the root. At the end of the path: the folder `operator` there must hide nothing.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 # Room for several poolers of several tests on one server, and for tests that fill a pool.
 _SETTINGS = {"max_connections": "200"}
