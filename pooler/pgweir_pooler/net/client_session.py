@@ -23,7 +23,7 @@ from pgweir_pooler.errors import (
 )
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.frontend_stream import FrontendStream
-from pgweir_pooler.wire.framing import IDLE
+from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class ClientSession(asyncio.Protocol):
         "_pending",
         "_stall_timer",
         "_started",
+        "_transaction_started",
         "clients",
         "held",
         "identity",
@@ -88,6 +89,7 @@ class ClientSession(asyncio.Protocol):
         self._pending = b""  # sent by the client while it waits
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
+        self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
         self._is_release_due = False  # the server is free but the client is in the middle of a message
         self._is_reading_paused = False
         self._is_writing_paused = False
@@ -105,15 +107,16 @@ class ClientSession(asyncio.Protocol):
         if server is not None:
             self._forward(server, data)
             return
-        if self._is_waiting:
+        if self._is_waiting or self._pending:
             self._wait_with(data)
             return
         if self._is_closing:
             return
-        work = self.stream.skim(data)
+        stream = self.stream
+        work = data if data[0] == QUERY and not stream.is_mid_input else stream.skim(data)
         if work:
             self._start(work)
-        elif self.stream.has_news:
+        elif stream.has_news:
             self._handle_news()
 
     def eof_received(self) -> bool:
@@ -180,7 +183,7 @@ class ClientSession(asyncio.Protocol):
             server.stream.is_session_owned = True
         pending = self._pending
         self._pending = b""
-        self._started = perf_counter()
+        self._started = self._transaction_started = perf_counter()
         if self._is_reading_paused:
             self.resume_reading()
         self._forward(server, pending)
@@ -224,6 +227,8 @@ class ClientSession(asyncio.Protocol):
             server.transport.write(out)
         if self._started == 0.0:
             self._started = perf_counter()
+            if self._transaction_started == 0.0:  # session mode: a server is granted only once
+                self._transaction_started = self._started
         if stream.has_news:
             self._handle_news()
         elif self._is_release_due and not stream.is_mid_message:
@@ -240,13 +245,20 @@ class ClientSession(asyncio.Protocol):
         if backend.errors:
             counters.server_errors += backend.errors
             backend.errors = 0
+        backend.ready_count = 0
         now = perf_counter()
-        counters.query_time.observe(now - self._started)
-        self._started = 0.0 if not backend.pipeline.owed else now
-        if backend.transaction_count:
+        if not backend.transaction_count:
+            counters.query_time.observe(now - self._started)
+        else:
             counters.transactions += backend.transaction_count
             backend.transaction_count = 0
-        backend.ready_count = 0
+            if self._started == self._transaction_started:
+                counters.query_time.observe_both(counters.transaction_time, now - self._started)
+            else:
+                counters.query_time.observe(now - self._started)
+                counters.transaction_time.observe(now - self._transaction_started)
+            self._transaction_started = 0.0
+        self._started = now if backend.pipeline.owed else 0.0
         if backend.is_free:
             if self.mode == SESSION and self._closing_error is None:
                 server.feed_rest()
@@ -266,13 +278,13 @@ class ClientSession(asyncio.Protocol):
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
-        self._stop_stall_timer()
+        if self._stall_timer is not None:
+            self._stop_stall_timer()
         if self._is_reading_paused:
             self.resume_reading()
         if server.stream.rest:
             server.feed_rest()
-        if not server.is_lost:
-            server.release()
+        server.release()
         if self._closing_error is not None:
             self.close(self._closing_error)
 

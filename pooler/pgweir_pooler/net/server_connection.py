@@ -178,13 +178,14 @@ class ServerConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """Gives the server back, rolled back and reset if need be. No client is attached any more."""
-        self.resume_reading()
+        if self.is_reading_paused:
+            self.resume_reading()
+        if self._is_closing:
+            return
         stream = self.stream
-        pipeline = stream.pipeline
         if self.cancels_under_way:
             self._has_release_due = True
-            return
-        if pipeline.status != IDLE:
+        elif stream.pipeline.status != IDLE:
             stream.is_tainted = True  # the rollback undoes SET LOCAL, and reports it like any other SET
             self.run_errand(ROLLBACK + RESET_SESSION, 2, _given_back)
         elif stream.is_tainted or stream.is_session_owned:

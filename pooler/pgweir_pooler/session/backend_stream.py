@@ -118,7 +118,8 @@ class BackendStream:
             self._remaining = pos - end
             return data
         self._remaining = 0
-        owed = self.pipeline.owed
+        pipeline = self.pipeline
+        owed = pipeline.owed
         while pos < end:
             if end - pos < HEADER_SIZE:
                 self._held = data[pos:]
@@ -144,7 +145,13 @@ class BackendStream:
                     self.rest = data[after:]
                     end = after
                     break
-            elif tag != ROW_DESCRIPTION or not owed or owed[0] != QUERY:
+            elif not owed or owed[0] != QUERY or pipeline.is_copying_in:
+                self._book(tag, data, pos, after)
+            elif tag == COMMAND_COMPLETE:
+                # Nothing to book while a simple query is answered; only the tag is of interest.
+                if data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
+                    self._book(tag, data, pos, after)
+            elif tag != ROW_DESCRIPTION:
                 self._book(tag, data, pos, after)
             pos = after
         if self._parts:
@@ -154,10 +161,15 @@ class BackendStream:
     def _ready(self, data: bytes, after: int) -> bool:
         """A ReadyForQuery that ends at `after`; returns whether the server is free."""
         pipeline = self.pipeline
+        owed = pipeline.owed
         status = data[after - 1]
         self.ready_count += 1
         if status == IDLE:
             self.transaction_count += 1
+        if len(owed) == 1 and owed[0] == QUERY and not (pipeline.is_copying_in or pipeline.is_confused):
+            owed.popleft()  # what `Pipeline.ready` would do in the most common case, without the call
+            pipeline.status = status
+            return status == IDLE
         is_free = pipeline.ready(status)
         if pipeline.refusals and self._put_in_refusals(data, after):
             is_free = status == IDLE and pipeline.is_settled

@@ -68,6 +68,11 @@ class FrontendStream:
         """A message was forwarded in part, and the server waits for the rest of it."""
         return self._remaining > 0
 
+    @property
+    def is_mid_input(self) -> bool:
+        """The next bytes continue a message."""
+        return self._remaining > 0 or bool(self._held)
+
     def skim(self, data: bytes) -> bytes:
         """Feeds bytes while no server is held; returns those that need one, to be given to `receive` later."""
         if self._held:
