@@ -9,7 +9,7 @@ Enters: the directory, at each reading. Leaves: rows, one per named tenant and t
 
 A tenant keeps its name until it is removed, or until all names are taken, it had no client and no query for IDLE_S, and
 a busier tenant has no name. A pool that moved to another instance shares its counters with the one that drains there:
-counters count once, whoever holds them. All changes are made on a copy and take effect in one step at the end of a reading.
+counters count once, whoever holds them. All changes are made on a copy and take effect in one step at the end.
 """
 
 from __future__ import annotations
