@@ -41,18 +41,17 @@ def run_round(pgbench: Path, proxy: Proxy, *, clients: int, mode: str, seconds: 
     with tempfile.TemporaryDirectory(prefix="pgweir-bench-") as folder:
         command = [str(pgbench), "-n", "-S", "-M", mode, "-c", str(clients), "-j", "1", "-T", str(seconds)]
         command += ["-P", "1", "--log", f"--sampling-rate={_LOG_SAMPLING}", f"--log-prefix={folder}/log"]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             env={**os.environ, **proxy.address.environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        try:
-            cpu_s, queries, elapsed_s = _follow(process, proxy)
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            try:
+                cpu_s, queries, elapsed_s = _follow(process, proxy)
+            finally:
+                process.kill()
         logs = [path.read_text().splitlines() for path in Path(folder).glob("log*")]
     latencies = log_latencies_ms(line for lines in logs for line in lines)
     return Round(
