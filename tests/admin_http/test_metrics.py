@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import math
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from prometheus_client import Metric
@@ -199,12 +199,13 @@ async def test_closing_ends_a_text_that_is_being_written() -> None:
 
 
 async def _longest_gap(stop: asyncio.Event) -> float:
-    """The longest time in seconds that the loop kept a task that is always ready from running."""
+    """The longest time that the loop kept a task that is always ready from running; in seconds of this thread's CPU,
+    for what a busy machine does to the clock is not the code's fault."""
     longest = 0.0
-    last = perf_counter()
+    last = thread_time()
     while not stop.is_set():
         await asyncio.sleep(0)
-        now = perf_counter()
+        now = thread_time()
         longest = max(longest, now - last)
         last = now
     return longest
