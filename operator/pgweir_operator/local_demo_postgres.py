@@ -1,0 +1,149 @@
+"""The demo's PostgreSQL: one server that stands in for all tenants' upstreams, with their roles and databases.
+
+Names that two tenants share are kept apart: each gets its tenant's id in front, in PostgreSQL only; clients keep
+using the names of the manifests.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pgweir_contract.models import TenantEntry, Upstream, UpstreamTls
+from pgweir_operator.local_postgres import PostgresServer, embedded_bin_dir
+from pgweir_operator.resources import DatabaseSpec, Manifests, Tenant, UserSpec
+
+MAX_SERVERS: Final = 400  # what all tenants together may open
+_SPARE_CONNECTIONS: Final = 20  # PostgreSQL's own reserve, and our questions
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCount:
+    """Server connections of tenants, as PostgreSQL counts them."""
+
+    now: int
+    ever: int  # sessions since the start; of those that run, only what they have reported (after about a second)
+
+
+class DemoPostgres:
+    """A PostgreSQL 18 with a role and a database for each of the tenants'. Starting and SQL block."""
+
+    def __init__(self, servers_per_pool: int | None = None) -> None:
+        self._servers_per_pool = servers_per_pool
+        settings = {"max_connections": str(MAX_SERVERS + _SPARE_CONNECTIONS)}
+        self._server = PostgresServer(embedded_bin_dir(), settings=settings)
+        self._roles: dict[str, str] = {}  # name -> password, as created
+        self._databases: set[str] = set()
+        self._own_sessions = 0  # that we have had in the tenants' databases
+
+    def start(self) -> None:
+        """Raises LocalPostgresError."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Ends the server and removes its data."""
+        self._server.stop()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.port
+
+    @property
+    def version(self) -> str:
+        """As in `18.1`."""
+        return self._server.sql("show server_version")
+
+    # --- manifests
+
+    def adapt(self, manifests: Manifests) -> Manifests:
+        """The same manifests with this server as everybody's upstream."""
+        tenants = manifests.tenants
+        users = Counter(name for t in tenants for name in {user.name for user in t.spec.users})
+        databases = Counter(name for t in tenants for name in {_server_name(d) for d in t.spec.databases})
+        limit = self._limit(tenants)
+        return replace(manifests, tenants=tuple(self._adapted(t, users, databases, limit) for t in tenants))
+
+    def _limit(self, tenants: Iterable[Tenant]) -> int:
+        """One server does for several: it gets their limits together."""
+        limits: dict[str, int] = {}
+        for tenant in tenants:
+            upstream = tenant.spec.upstream
+            limits[upstream.instance] = min(upstream.max_connections, limits.get(upstream.instance, MAX_SERVERS))
+        return min(sum(limits.values()), MAX_SERVERS)
+
+    def _adapted(self, tenant: Tenant, users: Mapping[str, int], databases: Mapping[str, int], limit: int) -> Tenant:
+        spec = tenant.spec
+
+        def own(name: str, uses: Mapping[str, int]) -> str:
+            return f"{tenant.tenant_id}_{name}" if uses[name] > 1 else name
+
+        def user(old: UserSpec) -> UserSpec:
+            return old.model_copy(update={"name": own(old.name, users), "alias": old.alias or old.name})
+
+        def database(old: DatabaseSpec) -> DatabaseSpec:
+            return old.model_copy(update={"upstream_name": own(_server_name(old), databases)})
+
+        pool = spec.pool
+        if self._servers_per_pool is not None:
+            pool = pool.model_copy(update={"size": self._servers_per_pool})
+        changes = {
+            "upstream": Upstream(
+                host=self._server.host, port=self.port, max_connections=limit, tls=UpstreamTls(mode="Disable")
+            ),
+            "users": tuple(user(old) for old in spec.users),
+            "databases": tuple(database(old) for old in spec.databases),
+            "pool": pool,
+        }
+        return tenant.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+    # --- roles and databases
+
+    async def ensure(self, entries: list[TenantEntry]) -> None:
+        """Creates what is missing; a changed password is set."""
+        await asyncio.to_thread(self._ensure, entries)
+
+    def _ensure(self, entries: list[TenantEntry]) -> None:
+        for entry in entries:
+            self._server.sql("\n".join(self._roles_script(entry)))
+            users = ", ".join(_identifier(user.name) for user in entry.users)
+            for name in (database.server_name for database in entry.databases):
+                if name not in self._databases and name != "postgres":
+                    self._server.sql(f"create database {_identifier(name)} strategy wal_log;")
+                    self._databases.add(name)
+                self._server.sql(f"grant all on schema public to {users};", name)
+                self._own_sessions += 1
+
+    def _roles_script(self, entry: TenantEntry) -> Iterable[str]:
+        for user in entry.users:
+            password = user.passwords[0].get_secret_value()
+            if user.name == self._server.user or self._roles.get(user.name) == password:
+                continue
+            verb = "alter" if user.name in self._roles else "create"
+            yield f"{verb} role {_identifier(user.name)} login password {_literal(password)};"
+            self._roles[user.name] = password
+
+    # --- PostgreSQL's own word
+
+    async def count_servers(self) -> ServerCount:
+        """Sessions of the tenants' roles."""
+        script = (  # noqa: S608 - the names are quoted
+            "select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> current_user;\n"
+            "select coalesce(sum(sessions), 0)::bigint from pg_stat_database where datname = any "
+            f"(array[{', '.join(_literal(name) for name in self._databases)}]::text[]);"
+        )
+        now, ever = (await asyncio.to_thread(self._server.sql, script)).splitlines()
+        return ServerCount(int(now), int(ever) - self._own_sessions)
+
+
+def _server_name(database: DatabaseSpec) -> str:
+    return database.upstream_name or database.name
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
