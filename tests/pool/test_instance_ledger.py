@@ -147,6 +147,15 @@ def test_a_lower_limit_closes_idle_servers_now_and_lent_ones_at_their_return() -
     assert instance.servers - instance.closing == 2
 
 
+def test_a_login_that_ends_after_the_limit_was_lowered_is_closed() -> None:
+    instance = InstanceLedger(2)
+    pool = new_pool(instance)
+    lend(pool, 1)
+    (slot,) = opens(pool.ask(Client(), 0.0))
+    assert not instance.resize(1, 1.0)
+    assert closes(pool.opened(slot, Server(slot), 2.0)) == [(slot, CloseReason.RESIZED)]
+
+
 def test_a_higher_limit_serves_who_waits() -> None:
     instance = InstanceLedger(1)
     one, two = new_pool(instance, "one"), new_pool(instance, "two")

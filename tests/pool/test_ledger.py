@@ -177,6 +177,15 @@ def test_an_idle_server_past_its_lifetime_may_be_lent_once_more_and_closes_by_th
     assert closes(pool.give_back(second, 101.0)) == [(second, CloseReason.LIFETIME)]
 
 
+def test_a_server_that_was_lent_during_the_last_tick_is_still_closed_at_the_end_of_its_lifetime() -> None:
+    pool = new_pool(bounds=limits(server_lifetime_s=100))
+    (slot,) = lend(pool, 1)
+    pool.tick(50.0)
+    pool.give_back(slot, 60.0)
+    assert pool.wake_at == 100.0
+    assert closes(pool.tick(100.0)) == [(slot, CloseReason.LIFETIME)]
+
+
 def test_lifetimes_are_spread_by_a_fifth() -> None:
     pool = new_pool(bounds=limits(server_lifetime_s=100))
     pool.jitter = lambda: 0.5
@@ -404,6 +413,16 @@ def test_the_old_passwords_failure_says_nothing_about_the_new_one() -> None:
     effects = pool.open_failed(old, ServerLoginFailed("28P01", "password authentication failed"), 2.0)
     assert not refusals(effects)
     assert len(opens(effects)) == 1
+
+
+def test_a_login_from_before_retiring_does_not_end_the_back_off_of_after() -> None:
+    pool = new_pool(bounds=limits(size=2))
+    (old,) = opens(pool.ask(Client(), 0.0))
+    pool.retire(1.0)
+    (new,) = opens(pool.ask(Client(), 1.0))
+    pool.open_failed(new, DOWN, 2.0)
+    assert not opens(pool.opened(old, Server(old), 2.1))
+    assert pool.backoff.error is DOWN
 
 
 def test_retiring_ends_the_back_off() -> None:

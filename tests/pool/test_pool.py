@@ -421,6 +421,35 @@ async def test_another_pools_idle_server_makes_way_after_a_second() -> None:
 
 
 @in_virtual_time
+async def test_a_minimum_that_made_way_for_another_pool_comes_back_by_itself() -> None:
+    instance = new_instance(limit=1)
+    warm = new_pool(Database(), limits(min_idle=1), instance, "warm")
+    await pass_time(0)
+    poor = new_pool(Database(), limits(), instance, "poor")
+    client = FakeClient()
+    poor.ask(client)
+    await pass_time(2.5)
+    assert client.connection is not None
+    assert warm.counters.server_closes == {"evicted": 1}
+    poor.discard(client.connection, CloseReason.CLIENT_GONE)
+    await pass_time(1.1)
+    assert warm.idle == 1
+
+
+@in_virtual_time
+async def test_a_timer_that_fires_a_moment_early_does_what_it_was_set_for() -> None:
+    pool = new_pool(Database(), limits(size=1, queue_timeout_s=2))
+    await lent(pool)
+    client = FakeClient()
+    pool.ask(client)
+    await pass_time(1.9995)
+    assert pool._timer is not None
+    pool._timer.cancel()
+    pool._tick()
+    assert isinstance(client.error, QueueTimeout)
+
+
+@in_virtual_time
 async def test_a_lower_limit_of_the_instance_closes_idle_servers() -> None:
     instance = new_instance(limit=2)
     pool = new_pool(Database(), limits(), instance)

@@ -284,7 +284,6 @@ class Pool:
             effect.slot.connection.close(effect.reason)
         except Exception:  # it counts until PostgreSQL has closed its side: only `lost` may release it
             log.exception("closing a server of %s failed", self.key)
-        self.arm()  # another pool may have had it closed, and this one may now be below its minimum
 
     def _count_close(self, reason: CloseReason) -> None:
         closes = self.counters.server_closes
