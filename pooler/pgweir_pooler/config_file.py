@@ -1,11 +1,12 @@
 """The mounted directory: read at start, read again whenever it changes, applied while clients are served.
 
-kubelet swaps the link `..data`, so a change is seen as a whole; a plain directory works too. inotify tells us, and a look
-every POLL_S seconds makes up for an event that was missed. Files whose bytes did not change are not parsed again.
+kubelet swaps the link `..data`, so a change is seen as a whole; a plain directory works too. inotify tells us, and
+a look every POLL_S seconds makes up for an event that was missed. Files whose bytes did not change are not parsed
+again.
 
-What is bad keeps its last good state: a file that cannot be read keeps all of its tenants, a tenant that is bad in a good
-file keeps itself. Both stand in `problems`, and in the log once. Work is done in slices: after SLICE_S the event loop
-gets its turn.
+What is bad keeps its last good state: a file that cannot be read keeps all of its tenants, a tenant that is bad in
+a good file keeps itself. Both stand in `problems`, and in the log once. Work is done in slices: after SLICE_S the
+event loop gets its turn.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The tenants that this process serves: who they are, their pools, and the instances these share.
 
 `put` and `remove` change it in place while clients are served: a pool whose settings changed is resized, one whose
-endpoint or password changed retires its servers, one that nobody may use any more drains. Clients hold on to their pool,
-so a lookup happens once per login.
+endpoint or password changed retires its servers, one that nobody may use any more drains. Clients hold on to their
+pool, so a lookup happens once per login.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pgweir_pooler.errors import Terminated
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
 from pgweir_pooler.pool.pool import Instance, Pool
 from pgweir_pooler.pool.slot import Connection, Slot
-from pgweir_pooler.session.steps import Settings
+from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
 
@@ -58,10 +58,11 @@ class TenantPool:
     Clients hold on to this object. `pool` changes under them when the tenant moves to another database server.
     """
 
-    __slots__ = ("counters", "endpoint", "parameters", "pool", "server_parameters", "tenant")
+    __slots__ = ("counters", "endpoint", "identity", "parameters", "pool", "server_parameters", "tenant")
 
-    def __init__(self, tenant: "Tenant", endpoint: Endpoint) -> None:
+    def __init__(self, tenant: "Tenant", identity: Identity, endpoint: Endpoint) -> None:
         self.tenant = tenant
+        self.identity = identity
         self.endpoint = endpoint
         self.counters = PoolCounters()  # of all its pools, one after the other
         self.pool: Pool  # set by the directory as soon as this object exists
@@ -140,8 +141,9 @@ class Directory:
         self._connect = connect
         self._random = random.Random()
         self.tenants: dict[str, Tenant] = {}
-        self.instances: dict[str, Instance] = {}  # by host:port; one that nobody points to any more is dropped
+        self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
+        self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
@@ -155,20 +157,23 @@ class Directory:
     def limit_instances(self, limits: tuple[InstanceLimit, ...]) -> None:
         """Takes over the instances' limits of cluster.json."""
         self._limits = {x.instance: x.max_connections for x in limits}
-        self._resize_instances()
+        for key in self._tenants_on:
+            self._resize_instance(key)
 
     def put(self, entry: TenantEntry) -> None:
         """Adds a tenant, or changes it in place."""
         tenant = self.tenants.get(entry.tenant_id)
+        if tenant is not None and tenant.entry == entry:
+            return
+        instance = entry.upstream.instance
+        if tenant is not None and tenant.entry.upstream.instance != instance:
+            self._leave_instance(tenant)
+        self._tenants_on.setdefault(instance, {})[entry.tenant_id] = entry.upstream.max_connections
+        self._resize_instance(instance)
         if tenant is None:
             self.tenants[entry.tenant_id] = Tenant(entry)
-            self._resize_instances(entry.upstream.instance)
-            return
-        before = tenant.entry
-        if before == entry:
             return
         tenant.learn(entry)
-        self._resize_instances(before.upstream.instance, entry.upstream.instance)
         for key, held in list(tenant.pools.items()):
             self._refit(tenant, key, held)
 
@@ -179,7 +184,7 @@ class Directory:
             return
         for held in tenant.pools.values():
             self._dismiss(held, "the tenant was removed")
-        self._resize_instances(tenant.entry.upstream.instance)
+        self._leave_instance(tenant)
 
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         """The pool of an authenticated client; made when it is the first."""
@@ -199,17 +204,17 @@ class Directory:
                     self.pool_for(tenant, database, login)
 
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
-        held = TenantPool(tenant, Endpoint(tenant.entry.upstream, database, login.entry))
-        self._give_pool(held, tenant.entry.pool_settings(database, login.entry), (database.name, login))
+        identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry))
+        self._give_pool(held, tenant.entry.pool_settings(database, login.entry))
         return held
 
-    def _give_pool(self, held: TenantPool, settings: PoolSettings, who: tuple[str, Login]) -> None:
-        database_name, login = who
-        entry = held.tenant.entry
+    def _give_pool(self, held: TenantPool, settings: PoolSettings) -> None:
+        who = held.identity
         held.pool = Pool(
-            PoolKey(entry.tenant_id, database_name, login.entry.login_name),
+            PoolKey(who.tenant, who.database, who.user),
             _limits(settings, held.endpoint),
-            self._instance(entry.upstream),
+            self._instance(held.tenant.entry.upstream),
             lambda _pool, slot: self._connect(held, slot),
             held.counters,
         )
@@ -231,7 +236,7 @@ class Directory:
             # their next transaction.
             held.parameters.clear()
             departing = held.pool
-            self._give_pool(held, settings, (database_name, login))
+            self._give_pool(held, settings)
             self._drain(departing, "the tenant moved to another database server")
             return
         if not endpoint.leads_to_the_same_servers(before):
@@ -261,14 +266,21 @@ class Directory:
         limit = self._limits.get(key)
         if limit is not None:
             return limit
-        upstreams = (t.entry.upstream for t in self.tenants.values())
-        return min((u.max_connections for u in upstreams if u.instance == key), default=1)
+        return min(self._tenants_on.get(key, {}).values(), default=1)
 
-    def _resize_instances(self, *keys: str) -> None:
-        for key in keys or tuple(self.instances):
-            instance = self.instances.get(key)
-            if instance is not None:
-                instance.resize(self._limit_of(key))
+    def _leave_instance(self, tenant: Tenant) -> None:
+        key = tenant.entry.upstream.instance
+        there = self._tenants_on[key]
+        del there[tenant.entry.tenant_id]
+        if there:
+            self._resize_instance(key)
+        else:
+            del self._tenants_on[key]  # its servers drain under the limit that they had
+
+    def _resize_instance(self, key: str) -> None:
+        instance = self.instances.get(key)
+        if instance is not None and instance.ledger.limit != self._limit_of(key):
+            instance.resize(self._limit_of(key))
 
 
 def _same_credentials(one: User, other: User) -> bool:

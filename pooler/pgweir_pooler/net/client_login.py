@@ -196,9 +196,16 @@ class ClientLogin(asyncio.Protocol):
         """The pool lends us a server; it is asked, and given back."""
         assert isinstance(connection, ServerConnection)
         assert self._admitted is not None
+        assert self._held is not None
         self._is_asking = False
         settings, _ = split_application_name(self._admitted.settings)
-        connection.apply(settings, self._applied)
+        known = self._held.parameters.get(settings)
+        if known is None and not self._is_closing:
+            connection.apply(settings, self._applied)
+            return
+        connection.release()
+        if known is not None and not self._is_closing:  # a client like us was told while we waited
+            self._welcome(known)
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us: the client learns why before it sends a query in vain."""
@@ -236,9 +243,7 @@ class ClientLogin(asyncio.Protocol):
         settings = self._admitted.settings
         _, application_name = split_application_name(settings)
         key = clients.new_key()
-        session = ClientSession(
-            clients, self._held, self._admitted.identity, clients.interned(settings), self._mode, key
-        )
+        session = ClientSession(clients, self._held, self._held.identity, clients.interned(settings), self._mode, key)
         self._transport.write(
             b"".join(
                 (

@@ -172,6 +172,10 @@ class ClientSession(asyncio.Protocol):
     def granted(self, connection: "Connection") -> None:
         """The pool lends us a server."""
         server: ServerConnection = connection  # type: ignore[assignment]  # the pool holds nothing else
+        if self._is_closing:
+            self._is_waiting = False
+            server.release()
+            return
         if server.settings is not self.settings and server.settings != self.settings:
             self._claimed = server
             server.apply(self.settings, self._applied)
@@ -190,7 +194,9 @@ class ClientSession(asyncio.Protocol):
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us."""
-        if self.pool is not self.held.pool:  # it drains because the tenant has moved: ask where it is now
+        if (
+            self.pool is not self.held.pool and not self._is_closing
+        ):  # it drains because the tenant has moved: ask where it is now
             self._ask_again()
             return
         self._is_waiting = False
@@ -394,4 +400,5 @@ class ClientSession(asyncio.Protocol):
         """Hands the server back, whatever it is doing."""
         server, self.server = self.server, None
         if server is not None:
-            server.client_gone(is_mid_message=self.stream.is_mid_message)
+            stream = self.stream
+            server.client_gone(is_mid_message=stream.is_mid_message, said_goodbye=stream.has_terminated)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # How long an errand may take before the server is given up, and how long PostgreSQL may take to close its side.
 ERRAND_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
+# How long a query may run on whose client said goodbye without waiting for the answer.
+FINISH_TIMEOUT_S = 60.0
 
 ErrandDone = Callable[["ServerConnection", dict[str, str]], None]
 
@@ -193,17 +195,24 @@ class ServerConnection(asyncio.Protocol):
         else:
             self.pool.give_back(self)
 
-    def client_gone(self, *, is_mid_message: bool) -> None:
-        """The client that held this server is gone, at any moment of a transaction."""
+    def client_gone(self, *, is_mid_message: bool, said_goodbye: bool) -> None:
+        """The client that held this server is gone, at any moment of a transaction.
+
+        What it sent before a Terminate is carried out, as PostgreSQL would; what it left without a word is cancelled.
+        """
         self.client = None
+        self.resume_reading()
         pipeline = self.stream.pipeline
         if self._is_closing:
             return
-        if is_mid_message or not pipeline.is_settled or self.stream.is_mid_message:
+        if pipeline.is_settled and not is_mid_message and not self.stream.is_mid_message:
+            self.release()
+        elif said_goodbye and pipeline.will_settle:
+            self._errand_done = _finished
+            self._timer = self.loop.call_later(FINISH_TIMEOUT_S, self._errand_timed_out)
+        else:
             self._is_mid_outgoing = is_mid_message
             self.pool.discard(self, CloseReason.CLIENT_GONE)
-        else:
-            self.release()
 
     def cancel_ended(self) -> None:
         """A CancelRequest for this server has been carried out or given up."""
@@ -227,7 +236,7 @@ class ServerConnection(asyncio.Protocol):
 
     # --- the end
 
-    def close(self, reason: CloseReason) -> None:  # noqa: ARG002 (the pool counts the reason)
+    def close(self, reason: CloseReason) -> None:
         """Says goodbye and waits for PostgreSQL to close its side; the slot is free only then."""
         if self._is_closing:
             return
@@ -259,7 +268,7 @@ class ServerConnection(asyncio.Protocol):
         if stream.errors:
             stream.errors = 0
             self._errand_error = self._errand_error or stream.last_error
-        if stream.is_free:
+        if pipeline.is_settled:
             self._errand_ended()
         elif pipeline.is_confused:
             self._broke_protocol(ServerProtocolError("an answer that does not fit the question"))
@@ -316,6 +325,12 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
         stream.is_session_owned = False
         server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
     server.pool.give_back(server)
+
+
+def _finished(server: ServerConnection, _error: dict[str, str]) -> None:
+    """What a client left behind with a Terminate has been carried out."""
+    if not server.is_lost:
+        server.release()
 
 
 def error_of(fields: dict[str, str]) -> ServerUnreachable:

@@ -1,9 +1,10 @@
 """The bytes of one logged-in client, read message by message.
 
-While the client holds no server, `skim` drops what a server would ignore there and says whether anything is left that
-needs one. With a server, `receive` books each message in that server's pipeline and returns what to forward: usually the
-same bytes object. Bodies flow by their length; only the name at the start of Parse, Bind, Describe and Close is looked
-at, because a named prepared statement of one client must never be found by another one on a shared server.
+While the client holds no server, `skim` drops what a server would ignore there and says whether anything is left
+that needs one. With a server, `receive` books each message in that server's pipeline and returns what to forward:
+usually the same bytes object. Bodies flow by their length; only the name at the start of Parse, Bind, Describe and
+Close is looked at, because a named prepared statement of one client must never be found by another one on a shared
+server.
 """
 
 from pgweir_pooler.errors import PoolerError, ProtocolViolation, StatementNotSupported
@@ -159,7 +160,7 @@ class FrontendStream:
         return data[:pos]
 
     def _refuse(self, data: bytes, pos: int, pipeline: Pipeline) -> bytes:
-        """Answers the message at `pos` by an error of ours and drops the ones up to the next Sync, as PostgreSQL does."""
+        """Answers the message at `pos` by an error of ours and drops those up to the next Sync, as PostgreSQL does."""
         self.reply += pipeline.refuse(_NAMED_STATEMENT)
         self.has_news = True
         self._dropping_to_sync = True

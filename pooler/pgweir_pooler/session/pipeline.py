@@ -1,9 +1,10 @@
 """Which replies a server still owes, and so when it is free.
 
-The client's messages that will be answered stand in `owed`, oldest first; the server's messages take them away. A server
-is free only at a ReadyForQuery that says idle, with nothing owed after it: a Parse that was sent and flushed without a
-Sync has been answered, but no ReadyForQuery follows, so it keeps its server. Nothing here guesses: a reply that does not
-fit what is owed makes the pipeline `is_confused`, and a confused server is never free again, only closed.
+The client's messages that will be answered stand in `owed`, oldest first; the server's messages take them away. A
+server is free only at a ReadyForQuery that says idle, with nothing owed after it: a Parse that was sent and flushed
+without a Sync has been answered, but no ReadyForQuery follows, so it keeps its server. Nothing here guesses: a
+reply that does not fit what is owed makes the pipeline `is_confused`, and a confused server is never free again,
+only closed.
 
 What takes an entry away (PostgreSQL documentation, "Message Flow"):
 
@@ -108,6 +109,12 @@ class Pipeline:
     def is_settled(self) -> bool:
         """Nothing is owed: the server waits for the next message, in the transaction state that `status` tells."""
         return not (self.owed or self.is_skipping or self.is_copying_in or self.is_confused)
+
+    @property
+    def will_settle(self) -> bool:
+        """Everything sent ends in a ReadyForQuery, so nothing more is needed for `is_settled`."""
+        owed = self.owed
+        return bool(owed) and owed[-1] in (QUERY, SYNC, FUNCTION_CALL) and not (self.is_copying_in or self.is_confused)
 
     def sent(self, tag: int) -> None:
         """Books a message that was forwarded to the server; `tag` is its type."""
