@@ -101,13 +101,16 @@ def reachable_bin_dir(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
     if not target.exists():
         _CACHE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=_CACHE_DIR))
-        unfinished.chmod(0o755)
-        shutil.copytree(install, unfinished / package.name / install.name, symlinks=True)
-        libraries = f"{package.name}.libs"  # where a wheel's programs look for what they link to
-        if (package.parent / libraries).is_dir():
-            shutil.copytree(package.parent / libraries, unfinished / libraries)
         try:
+            unfinished.chmod(0o755)
+            shutil.copytree(install, unfinished / package.name / install.name, symlinks=True)
+            libraries = f"{package.name}.libs"  # where a wheel's programs look for what they link to
+            if (package.parent / libraries).is_dir():
+                shutil.copytree(package.parent / libraries, unfinished / libraries)
             unfinished.rename(target)
-        except OSError:  # another process was first
+        except OSError as error:
+            if not target.exists():  # else another process was first
+                raise LocalPostgresError(f"cannot copy PostgreSQL to {target}: {error}") from error
+        finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return target / package.name / install.name / "bin"
