@@ -24,9 +24,8 @@ def not_quiet(pooler: Pooler, *databases: Database, clients: int = 0) -> list[st
     found = [] if status["clients"] == clients else [f"{status['clients']} clients"]
     for tenant in status["tenants"]:
         for pool in tenant["pools"]:
-            for name in ("waiting", "serversActive", "serversOpening", "serversClosing"):
-                if pool[name]:
-                    found.append(f"{tenant['tenantId']}: {name} {pool[name]}")
+            busy = ("waiting", "serversActive", "serversOpening", "serversClosing")
+            found += [f"{tenant['tenantId']}: {name} {pool[name]}" for name in busy if pool[name]]
     for database in databases:
         found += [f"PostgreSQL: {pid} is {state!r}" for pid, state in database.backends() if state != "idle"]
     held = sum(pool["serversIdle"] for tenant in status["tenants"] for pool in tenant["pools"])
