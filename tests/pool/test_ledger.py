@@ -432,6 +432,23 @@ def test_retiring_ends_the_back_off() -> None:
     assert len(opens(pool.retire(0.1))) == 1
 
 
+def test_the_minimum_is_tried_at_once_when_retiring_or_a_success_ends_the_back_off() -> None:
+    pool = new_pool(bounds=limits(size=3, min_idle=3))
+    first, second, third = opens(pool.tick(0.0))
+    pool.open_failed(first, DOWN, 0.0)
+    pool.open_failed(second, DOWN, 0.0)
+    pool.tick(0.1)
+    assert pool.wake_at == 0.25
+    pool.opened(third, Server(third), 0.2)
+    assert pool.wake_at == 0.2
+    for slot in opens(pool.tick(0.2)):
+        pool.open_failed(slot, DOWN, 0.2)
+    pool.tick(0.3)
+    assert pool.wake_at == 0.45
+    pool.retire(0.4)
+    assert pool.wake_at == 0.4
+
+
 def test_draining_refuses_everybody_and_closes_every_server_as_it_becomes_free() -> None:
     error = Terminated()
     pool = new_pool(bounds=limits(size=2, min_idle=2))

@@ -150,6 +150,7 @@ class PoolLedger:
         self._lend_rest_or_close(slot, self._reason_to_close(slot, now), now, effects)
         self._wake_by(idle_deadline(self, now))
         self.settle(now, effects)
+        self._wake_for_minimum(now)
         return effects
 
     def open_failed(self, slot: Slot, error: PoolerError, now: float) -> Sequence[Effect]:
@@ -249,6 +250,7 @@ class PoolLedger:
         effects: list[Effect] = []
         self._close_all(CloseReason.RETIRED, now, effects)
         self.settle(now, effects)
+        self._wake_for_minimum(now)
         return effects
 
     def drain(self, error: PoolerError, now: float) -> Sequence[Effect]:
@@ -373,7 +375,7 @@ class PoolLedger:
         self.expire_active(len(self.active))
 
     def _wake_for_minimum(self, now: float) -> None:
-        """After each call that makes the pool smaller: `tick` opens what the minimum lacks."""
+        """After each call that makes the pool smaller or ends a back-off: `tick` opens what the minimum lacks."""
         if self.is_below_minimum():
             self._wake_by(max(now, self.backoff.retry_at))
 
