@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The bench runs from the source tree, installed or not, and stands on the tests' harness.
+# The bench measures the source tree that it is in, whatever is installed, and stands on the tests' harness.
 for _folder in ("operator", "pooler", "tests"):
     if str(ROOT / _folder) not in sys.path:
-        sys.path.append(str(ROOT / _folder))
+        sys.path.insert(0, str(ROOT / _folder))

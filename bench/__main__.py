@@ -7,6 +7,8 @@ import json
 import os
 import platform
 import pstats
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,8 @@ _PROFILE_SECONDS = 10
 def main() -> int:
     """Runs the bench; 0, or 1 after a one-line error."""
     options = _options()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # the proxies inherit it
     try:
         bin_dir, pgbouncer = find_or_install()
         settings = {"shared_buffers": "128MB", "max_connections": "100"}
@@ -130,5 +134,10 @@ def _say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def _end_in_order(number: int, _: object) -> None:
+    sys.exit(128 + number)  # through every `finally`: no process and no folder stays
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end_in_order)
     sys.exit(main())
