@@ -71,3 +71,7 @@ def _user(path: str, user: User) -> Iterator[tuple[str, str]]:
         yield f"{path}.pool.maxClients", f"write {path}.maxClients instead"
     if not user.passwords:
         yield f"{path}.passwords", "a verifier alone cannot log in to PostgreSQL; give the password"
+    elif user.verifiers:
+        yield f"{path}.verifiers", "clients are checked by the password; leave the list empty"
+    if len(user.passwords) > 1:
+        yield f"{path}.passwords", "only one password at a time is valid; list one"

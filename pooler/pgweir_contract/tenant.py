@@ -110,7 +110,7 @@ class Database(ContractModel):
 
 
 class User(ContractModel):
-    """Who may log in. Any listed password or verifier is accepted; the first password is used upstream."""
+    """Who may log in, and with what; the password is also used upstream. See `support` for what is not built."""
 
     name: PgName
     alias: PgName | None = None  # the name that clients log in with; None: the same as name

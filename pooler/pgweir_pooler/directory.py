@@ -95,11 +95,8 @@ class Login:
     def verifier(self) -> Verifier:
         """The user's SCRAM verifier; made from the password at the first login (1-2 ms) and kept."""
         if self._verifier is None:
-            if self.entry.passwords:
-                password = self.entry.passwords[0].get_secret_value()
-                self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
-            else:
-                self._verifier = Verifier.parse(self.entry.verifiers[0].get_secret_value())
+            password = self.entry.passwords[0].get_secret_value()  # `support` lets no user in without one
+            self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
         return self._verifier
 
 
@@ -284,7 +281,7 @@ class Directory:
 
 
 def _same_credentials(one: User, other: User) -> bool:
-    return (one.passwords, one.verifiers) == (other.passwords, other.verifiers)
+    return one.passwords == other.passwords
 
 
 def _limits(settings: PoolSettings, endpoint: Endpoint) -> PoolLimits:

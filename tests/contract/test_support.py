@@ -23,7 +23,7 @@ from pgweir_contract.support import unsupported, unsupported_cluster
 
 
 def app(**values: Any) -> User:
-    return User(name="app", passwords=(SecretStr("x"),), **values)
+    return User(**{"name": "app", "passwords": (SecretStr("x"),), **values})
 
 
 def test_a_plain_tenant_is_supported() -> None:
@@ -62,6 +62,8 @@ def test_plain_connections_are_supported(mode: Any) -> None:
         ({"users": (app(pool=PoolOverrides(client_idle_timeout=1.0)),)}, "users[0].pool.clientIdleTimeout"),
         ({"users": (app(pool=PoolOverrides(max_clients=1)),)}, "users[0].pool.maxClients"),
         ({"users": (User(name="app", verifiers=(SecretStr(VERIFIER),)),)}, "users[0].passwords"),
+        ({"users": (app(verifiers=(SecretStr(VERIFIER),)),)}, "users[0].verifiers"),
+        ({"users": (app(passwords=(SecretStr("old"), SecretStr("new"))),)}, "users[0].passwords"),
     ],
 )
 def test_each_missing_feature_is_named_once(change: dict[str, Any], path: str) -> None:
