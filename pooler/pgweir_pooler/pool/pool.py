@@ -90,8 +90,8 @@ class Instance:
 class Pool:
     """Lends the servers of one pool. All times are the loop's.
 
-    `closed` is done when the pool was drained and its last server is gone. `take` + `give_back` cost 430 ns here under
-    uvloop, interpreted, and `ask` + `give_back` with a hand-off 1.8 us (compiled by mypyc: about half).
+    `closed` is done when the pool was drained and its last server is gone. `take` + `give_back` cost 300 ns here under
+    uvloop, interpreted, and `ask` + `give_back` with a hand-off 1.3 us (compiled by mypyc: 0.2 and 0.8 us).
     """
 
     __slots__ = (
