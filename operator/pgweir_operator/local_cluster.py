@@ -20,6 +20,7 @@ from pgweir_contract.names import CONTROL_PORT, HTTP_PORT
 from pgweir_operator.local_config_dir import ConfigDirectory
 from pgweir_operator.local_manifests import Adapt, BadManifests, Rendered, render_paths
 from pgweir_operator.local_pooler import LocalPooler
+from pgweir_operator.local_postgres import LocalPostgresError
 
 APPLY_TIMEOUT_S: Final = 15.0  # the pooler looks by itself every 5 s should it miss the event
 _APPLY_POLL_S: Final = 0.05
@@ -91,7 +92,11 @@ class LocalCluster:
         for note in rendered.notes:
             self._say(f"note: {note}")
         began = time.monotonic()
-        await self._write(rendered)
+        try:
+            await self._write(rendered)
+        except (OSError, LocalPostgresError) as error:
+            self._say(f"the change cannot be applied; the last good configuration stays: {error}")
+            return
         self.rendered = rendered
         if await self._is_applied(rendered):
             self._say(f"applied: {len(rendered.entries)} tenants, after {time.monotonic() - began:.1f} s")

@@ -4,6 +4,7 @@ How many servers there were is PostgreSQL's own word, asked every second while t
 """
 
 import asyncio
+import contextlib
 import http.client
 import time
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,8 @@ class Demo:
         self._cluster = cluster
         self._postgres = postgres
         self._screen = screen
-        self._plan = plan = plan_load(cluster.rendered, clients)
+        plan = plan_load(cluster.rendered, clients)
+        self._most_servers = plan.most_servers  # that the pools have allowed at any time
         port = cluster.pooler.ports[plan.listener]
         targets = {
             tenant: [Target(ADDRESS, port, login.user, login.database, login.password) for login in logins]
@@ -95,28 +97,26 @@ class Demo:
         stopping = asyncio.create_task(stop.wait(), name="wait for the end of the demo")
         try:
             await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
-                return
-            await connecting
-            self._load.start()
-            await self._watch(duration_s, stopping)
-            self._screen.close()
-            await self._load.stop()
-            await self._count_servers()
+            if not stop.is_set():
+                await connecting
+                self._load.start()
+                await self._watch(duration_s, stopping)
         finally:
             self._screen.close()
             for task in (connecting, stopping):
                 task.cancel()
             await asyncio.gather(connecting, stopping, return_exceptions=True)
+            await self._load.stop()
+        await self._count_servers()
 
     def summary(self) -> tuple[list[str], bool]:
         """The lines that sum it up, and whether all went well."""
         total = self._load.total()
-        clients, most = self._load.connected, self._plan.most_servers
+        clients, most = self._load.connected, self._most_servers
         lines = [
             f"{clients} clients served by {self._peak_servers} servers, {total.queries} queries, {total.errors} errors",
             f"  clients saw p50 {total.quantile(0.5) * 1e3:.2f} ms, p99 {total.quantile(0.99) * 1e3:.2f} ms",
-            f"  PostgreSQL saw {self._peak_servers} servers at a time, {self._opened_servers} in all; pools allow {most}",
+            f"  PostgreSQL saw {self._peak_servers} servers at a time, {self._opened_servers} in all; {most} are allowed",
         ]
         lines += [f"  error: {text}" for text in dict.fromkeys(total.examples)]
         is_good = not total.errors and clients == self._load.wanted and 0 < self._peak_servers <= most
@@ -154,6 +154,9 @@ class Demo:
         count = await self._postgres.count_servers()
         self._peak_servers = max(self._peak_servers, count.now)
         self._opened_servers = max(self._opened_servers, count.ever, self._peak_servers)
+        with contextlib.suppress(BadManifests):  # somebody may edit the manifests meanwhile
+            plan = plan_load(self._cluster.rendered, self._load.wanted)
+            self._most_servers = max(self._most_servers, plan.most_servers)
 
     async def _sample(self) -> dict[str, TenantSample]:
         try:

@@ -1,18 +1,14 @@
-"""The demo's PostgreSQL: one server that stands in for all tenants' upstreams, with their roles and databases.
-
-Names that two tenants share are kept apart: each gets its tenant's id in front, in PostgreSQL only; clients keep
-using the names of the manifests.
-"""
+"""The demo's PostgreSQL: one server that stands in for all tenants' upstreams, with their roles and databases."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from pgweir_contract.models import TenantEntry, Upstream, UpstreamTls
+from pgweir_contract.models import TenantEntry
+from pgweir_operator.local_demo_manifests import with_one_server
 from pgweir_operator.local_postgres import PostgresServer, embedded_bin_dir
-from pgweir_operator.resources import DatabaseSpec, Manifests, Tenant, UserSpec
+from pgweir_operator.resources import Manifests
 
 MAX_SERVERS: Final = 400  # what all tenants together may open
 _SPARE_CONNECTIONS: Final = 20  # PostgreSQL's own reserve, and our questions
@@ -55,48 +51,9 @@ class DemoPostgres:
         """As in `18.1`."""
         return self._server.sql("show server_version")
 
-    # --- manifests
-
     def adapt(self, manifests: Manifests) -> Manifests:
-        """The same manifests with this server as everybody's upstream."""
-        tenants = manifests.tenants
-        users = Counter(name for t in tenants for name in {user.name for user in t.spec.users})
-        databases = Counter(name for t in tenants for name in {_server_name(d) for d in t.spec.databases})
-        limit = self._limit(tenants)
-        return replace(manifests, tenants=tuple(self._adapted(t, users, databases, limit) for t in tenants))
-
-    def _limit(self, tenants: Iterable[Tenant]) -> int:
-        """One server does for several: it gets their limits together."""
-        limits: dict[str, int] = {}
-        for tenant in tenants:
-            upstream = tenant.spec.upstream
-            limits[upstream.instance] = min(upstream.max_connections, limits.get(upstream.instance, MAX_SERVERS))
-        return min(sum(limits.values()), MAX_SERVERS)
-
-    def _adapted(self, tenant: Tenant, users: Mapping[str, int], databases: Mapping[str, int], limit: int) -> Tenant:
-        spec = tenant.spec
-
-        def own(name: str, uses: Mapping[str, int]) -> str:
-            return f"{tenant.tenant_id}_{name}" if uses[name] > 1 else name
-
-        def user(old: UserSpec) -> UserSpec:
-            return old.model_copy(update={"name": own(old.name, users), "alias": old.alias or old.name})
-
-        def database(old: DatabaseSpec) -> DatabaseSpec:
-            return old.model_copy(update={"upstream_name": own(_server_name(old), databases)})
-
-        pool = spec.pool
-        if self._servers_per_pool is not None:
-            pool = pool.model_copy(update={"size": self._servers_per_pool})
-        changes = {
-            "upstream": Upstream(
-                host=self._server.host, port=self.port, max_connections=limit, tls=UpstreamTls(mode="Disable")
-            ),
-            "users": tuple(user(old) for old in spec.users),
-            "databases": tuple(database(old) for old in spec.databases),
-            "pool": pool,
-        }
-        return tenant.model_copy(update={"spec": spec.model_copy(update=changes)})
+        """The same manifests with this server, which must run, as everybody's upstream."""
+        return with_one_server(manifests, self._server.host, self.port, MAX_SERVERS, self._servers_per_pool)
 
     # --- roles and databases
 
@@ -128,17 +85,14 @@ class DemoPostgres:
 
     async def count_servers(self) -> ServerCount:
         """Sessions of the tenants' roles."""
-        script = (  # noqa: S608 - the names are quoted
+        names = ", ".join(_literal(name) for name in self._databases)
+        script = (
             "select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> current_user;\n"
-            "select coalesce(sum(sessions), 0)::bigint from pg_stat_database where datname = any "
-            f"(array[{', '.join(_literal(name) for name in self._databases)}]::text[]);"
+            "select coalesce(sum(sessions), 0)::bigint from pg_stat_database"
+            f" where datname = any (array[{names}]::text[]);"
         )
         now, ever = (await asyncio.to_thread(self._server.sql, script)).splitlines()
         return ServerCount(int(now), int(ever) - self._own_sessions)
-
-
-def _server_name(database: DatabaseSpec) -> str:
-    return database.upstream_name or database.name
 
 
 def _identifier(name: str) -> str:
