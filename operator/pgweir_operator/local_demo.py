@@ -112,14 +112,14 @@ class Demo:
     def summary(self) -> tuple[list[str], bool]:
         """The lines that sum it up, and whether all went well."""
         total = self._load.total()
-        clients, most = self._load.connected, self._most_servers
+        clients, peak, most = self._load.connected, self._peak_servers, self._most_servers
         lines = [
-            f"{clients} clients served by {self._peak_servers} servers, {total.queries} queries, {total.errors} errors",
+            f"{clients} clients served by {peak} servers, {total.queries} queries, {total.errors} errors",
             f"  clients saw p50 {total.quantile(0.5) * 1e3:.2f} ms, p99 {total.quantile(0.99) * 1e3:.2f} ms",
-            f"  PostgreSQL saw {self._peak_servers} servers at a time, {self._opened_servers} in all; {most} are allowed",
+            f"  PostgreSQL saw {peak} servers at a time, {self._opened_servers} in all; {most} are allowed",
         ]
         lines += [f"  error: {text}" for text in dict.fromkeys(total.examples)]
-        is_good = not total.errors and clients == self._load.wanted and 0 < self._peak_servers <= most
+        is_good = not total.errors and clients == self._load.wanted and 0 < peak <= most
         return lines, is_good and total.queries > 0
 
     # --- inside
@@ -129,6 +129,7 @@ class Demo:
 
     async def _watch(self, duration_s: float | None, stopping: asyncio.Task[bool]) -> None:
         began = sampled_at = time.monotonic()
+        self._screen.progress("seconds of load", 0, duration_s)
         sample = await self._sample()
         while not stopping.done():
             now = time.monotonic()

@@ -89,7 +89,7 @@ class TerminalScreen:
         if what != self._what:
             self._what = what
             self._progress.reset(self._task, description=what, total=total, visible=True)
-        self._progress.update(self._task, completed=int(done), total=None if total is None else int(total))
+        self._progress.update(self._task, completed=round(done), total=None if total is None else round(total))
         self._draw()
 
     def table(self, rows: Sequence[TenantRate], caption: str) -> None:
