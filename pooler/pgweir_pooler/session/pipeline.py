@@ -23,7 +23,8 @@ COPY FROM STDIN is the one place where the protocol is ambiguous: the server ign
 but answers one that it reads after a failure, and only it knows where the failure was. A copy that succeeds makes all
 Syncs before CopyDone void. After a copy that failed they become MAYBE_SYNC and move behind the ones that are certain:
 one more ReadyForQuery takes a MAYBE_SYNC away, any other reply proves that the rest will not come, and until either
-happens the server is not free.
+happens the server is not free. Extended-protocol messages between such a Sync and the next certain one, which no driver
+sends, are skipped or answered, nobody can tell: they confuse the pipeline.
 """
 
 from collections import deque
@@ -60,6 +61,9 @@ from pgweir_pooler.wire.framing import (
 # Entries that are not message types of the protocol.
 REFUSAL = 0x100
 MAYBE_SYNC = 0x101
+
+# Entries that may have no reply at all.
+_UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
 
 _TAKES: dict[int, tuple[int, ...]] = {
     PARSE: (PARSE_COMPLETE,),
@@ -122,6 +126,8 @@ class Pipeline:
             if tag == SYNC:
                 self.is_skipping = False
                 self.owed.appendleft(SYNC)  # before any MAYBE_SYNC: what is certain comes first
+            elif self.owed and tag not in _UNCERTAIN:
+                self.is_confused = True  # skipped or answered: that depends on what a MAYBE_SYNC comes to
             return
         self.owed.append(tag)
 
@@ -134,7 +140,7 @@ class Pipeline:
         if self.is_skipping:
             return b""
         self._drop_idle_copy_ends()
-        if not self.owed:
+        if all(tag in _UNCERTAIN for tag in self.owed):
             return error
         self.owed.append(REFUSAL)
         self.refusals.append(error)
@@ -153,6 +159,8 @@ class Pipeline:
         owed = self.owed
         self.status = status
         self._drop_idle_copy_ends()
+        if owed and owed[0] == MAYBE_SYNC:
+            self._insert_maybes(0)  # Syncs may have been sent after it, and they are certain
         if owed and owed[0] in (QUERY, SYNC, FUNCTION_CALL, MAYBE_SYNC):
             owed.popleft()
             if self.is_copying_in:
@@ -198,7 +206,9 @@ class Pipeline:
             self.is_copying_in = False
             voided = self._take_copy_syncs()
         if head in _TAKES:
-            self._skip_to_sync()
+            skipped = self._skip_to_sync()
+            if voided and skipped:
+                self.is_confused = True  # they are answered if one of the Syncs before them counts
         if voided:
             self._insert_maybes(voided)
 
@@ -226,16 +236,31 @@ class Pipeline:
         if self.owed[0] == EXECUTE:
             self.owed.popleft()
 
-    def _skip_to_sync(self) -> None:
+    def _skip_to_sync(self) -> int:
+        """Drops what the server skips; returns how many messages behind the one that failed."""
         owed = self.owed
+        skipped = -1
         while owed and owed[0] != SYNC:
-            if owed.popleft() == REFUSAL:
+            tag = owed.popleft()
+            if tag == REFUSAL:
                 self.refusals.popleft()
+            elif tag not in _UNCERTAIN:
+                skipped += 1
         self.is_skipping = not owed
+        return skipped
 
     def _insert_maybes(self, count: int) -> None:
-        """Puts MAYBE_SYNCs behind the first certain entry, or in front if the server skips to a Sync yet to come."""
+        """Puts MAYBE_SYNCs behind the entry at the head and all Syncs that follow it: a reply can not tell them apart.
+
+        The head is the failed Query, the Sync that ended the skipping, or nothing if the server skips to one to come.
+        """
         owed = self.owed
-        first = [owed.popleft()] if owed else []
+        certain = [owed.popleft()] if owed and owed[0] != MAYBE_SYNC else []
+        while owed and (owed[0] in _UNCERTAIN or owed[0] in (SYNC, REFUSAL)):
+            tag = owed.popleft()
+            if tag == MAYBE_SYNC:
+                count += 1
+            elif tag in (SYNC, REFUSAL):
+                certain.append(tag)
         owed.extendleft([MAYBE_SYNC] * count)
-        owed.extendleft(first)
+        owed.extendleft(reversed(certain))
