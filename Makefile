@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml
 		|| { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once; about a minute)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group dev --editable .
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Run the quick start with a PostgreSQL and 1,000 clients (ARGS=--once ends by itself).

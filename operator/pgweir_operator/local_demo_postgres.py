@@ -22,6 +22,13 @@ class ServerCount:
     ever: int  # sessions since the start; of those that run, only what they have reported (after about a second)
 
 
+# The server is the demo's own: every other database than the superuser's is a tenant's.
+_COUNT_SERVERS: Final = """
+select (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> current_user),
+       (select sum(sessions)::bigint from pg_stat_database where datname <> current_database());
+"""
+
+
 class DemoPostgres:
     """A PostgreSQL 18 with a role and a database for each of the tenants'. Starting and SQL block."""
 
@@ -85,13 +92,7 @@ class DemoPostgres:
 
     async def count_servers(self) -> ServerCount:
         """Sessions of the tenants' roles."""
-        names = ", ".join(_literal(name) for name in self._databases)
-        script = (
-            "select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> current_user;\n"
-            "select coalesce(sum(sessions), 0)::bigint from pg_stat_database"
-            f" where datname = any (array[{names}]::text[]);"
-        )
-        now, ever = (await asyncio.to_thread(self._server.sql, script)).splitlines()
+        now, ever = (await asyncio.to_thread(self._server.sql, _COUNT_SERVERS)).split("|")
         return ServerCount(int(now), int(ever) - self._own_sessions)
 
 

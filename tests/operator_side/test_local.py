@@ -67,6 +67,10 @@ def manifests(tmp_path: Path, database18: Database, busy_port: int) -> Path:
     return path
 
 
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 def _port(run: LocalRun) -> int:
     return int(run.wait_for(r"@127\.0\.0\.1:(\d+)/")[1])
 
@@ -116,14 +120,14 @@ async def test_a_good_change_is_applied_and_a_bad_one_refused(
     run = start("-f", manifests)
     run.wait_for("metrics: ")
     good = values.text(_cluster(_port(run)), *_documents(database18), *_documents(database18, "globex"))
-    manifests.write_text(good)
+    _write(manifests, good)
     run.wait_for("applied: 2 tenants")
     assert await _database_seen(run, database18, "globex") == database18.name.encode()
-    manifests.write_text(good.replace("size: 2", "size: many"))
+    _write(manifests, good.replace("size: 2", "size: many"))
     run.wait_for("the last good configuration stays")
     run.wait_for(rf"{manifests}: document 2: spec\.pool\.size: ")
     assert await _database_seen(run, database18, "acme") == database18.name.encode()
-    manifests.write_text(values.text(_cluster(_port(run)), *_documents(database18, "globex")))
+    _write(manifests, values.text(_cluster(_port(run)), *_documents(database18, "globex")))
     run.wait_for("applied: 1 tenants")
     assert run.stop() == 0
 
