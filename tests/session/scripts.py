@@ -137,5 +137,6 @@ def _call(random: Random) -> list[bytes]:
     """FunctionCall of int4pl(1, x), or of int4div(1, 0), which fails."""
     oid = random.choice([177, 154])
     arguments = struct.pack(">IHHHiIiI", oid, 1, 1, 2, 4, 1, 4, 0)
-    # The Sync before it: PostgreSQL 15 and 18 get a FunctionCall within an unfinished pipeline wrong (XX000 for the next).
+    # A Sync before it, for PostgreSQL 15 and 18 are left with a broken transaction state (XX000) when it comes between
+    # an Execute and its Sync.
     return [messages.SYNC, messages.message(b"F", arguments + struct.pack(">H", 1))]

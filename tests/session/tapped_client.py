@@ -6,14 +6,17 @@ its own that PostgreSQL had nothing more to say.
 
 import asyncio
 from random import Random
+from typing import TYPE_CHECKING
 
 from harness import messages
-from harness.messages import Message
 from harness.raw_client import RawClient
 from pgweir_pooler.session.backend_stream import BackendStream
 from pgweir_pooler.session.frontend_stream import FrontendStream
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from wire.splits import cut
+
+if TYPE_CHECKING:
+    from harness.messages import Message
 
 ASYNCHRONOUS = (b"N", b"S", b"A")
 
@@ -33,8 +36,8 @@ class TappedClient(RawClient):
         self.is_attached = False
         self._is_release_due = False
         self.frees = 0  # how often the server became free
-        self.current: list[Message] = []  # from the server since the last free moment, asynchronous ones excepted
-        self.last: list[Message] = []  # the same between the two last free moments
+        self.current: "list[Message]" = []  # from the server since the last free moment, asynchronous ones excepted
+        self.last: "list[Message]" = []  # the same between the two last free moments
 
     def data_received(self, data: bytes) -> None:
         if not self._is_tapped:

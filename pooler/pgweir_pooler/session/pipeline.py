@@ -97,7 +97,7 @@ _LEAVES: dict[int, tuple[int, ...]] = {
 class Pipeline:
     """The replies that one server owes to the client that holds it."""
 
-    __slots__ = ("is_confused", "is_copying_in", "is_skipping", "owed", "refusals", "status")
+    __slots__ = ("is_confused", "is_copying_in", "is_skipping", "is_unsynced", "owed", "refusals", "status")
 
     def __init__(self) -> None:
         # Appended by `FrontendStream` when a message's header is forwarded; removed here only.
@@ -107,12 +107,16 @@ class Pipeline:
         self.status = IDLE  # of the last ReadyForQuery
         self.is_skipping = False  # the server skips to a Sync that we have not seen yet
         self.is_copying_in = False  # the head of `owed` is a COPY FROM STDIN that the server reads
+        self.is_unsynced = False  # extended-protocol messages were answered, and no ReadyForQuery since
         self.is_confused = False
 
     @property
     def is_settled(self) -> bool:
-        """Nothing is owed: the server waits for the next message, in the transaction state that `status` tells."""
-        return not (self.owed or self.is_skipping or self.is_copying_in or self.is_confused)
+        """Nothing is owed: the server waits for the next message, in the transaction state that `status` tells.
+
+        Not so after extended-protocol messages without a Sync: these left a transaction open that no status tells of.
+        """
+        return not (self.owed or self.is_skipping or self.is_copying_in or self.is_unsynced or self.is_confused)
 
     @property
     def will_settle(self) -> bool:
@@ -158,6 +162,7 @@ class Pipeline:
         """A ReadyForQuery arrived. Returns whether the server is free now."""
         owed = self.owed
         self.status = status
+        self.is_unsynced = False
         self._drop_idle_copy_ends()
         if owed and owed[0] == MAYBE_SYNC:
             self._insert_maybes(0)  # Syncs may have been sent after it, and they are certain
@@ -190,6 +195,7 @@ class Pipeline:
             self._copied()
         elif tag in _TAKES.get(head, ()):
             owed.popleft()
+            self.is_unsynced = True
         elif tag not in _LEAVES.get(head, ()):
             self.is_confused = True
 
@@ -235,6 +241,7 @@ class Pipeline:
         self._take_copy_syncs()
         if self.owed[0] == EXECUTE:
             self.owed.popleft()
+            self.is_unsynced = True
 
     def _skip_to_sync(self) -> int:
         """Drops what the server skips; returns how many messages behind the one that failed."""

@@ -1,0 +1,244 @@
+"""What is owed, told in letters: `>` a client's message, `<` a server's, `Z` with a status, `!` a refusal of ours."""
+
+import pytest
+
+from pgweir_pooler.session.pipeline import MAYBE_SYNC, Pipeline
+
+REFUSED = b"refused"
+
+
+def run(story: str, pipeline: Pipeline | None = None) -> Pipeline:
+    """Plays `story`, such as ">P >S <1 <ZI"; `free` and `held` claim what the ReadyForQuery before them freed."""
+    pipeline = pipeline or Pipeline()
+    is_free = None
+    for word in story.split():
+        if word in ("free", "held"):
+            assert is_free is (word == "free"), f"{word} in {story}"
+        elif word[0] == ">":
+            pipeline.sent(ord(word[1]))
+        elif word == "!":
+            assert pipeline.refuse(REFUSED) in (b"", REFUSED)
+        elif word[1] == "Z":
+            is_free = pipeline.ready(ord(word[2]))
+        else:
+            pipeline.received(ord(word[1]))
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        ">Q <T <D <C <ZI free",
+        ">Q <I <ZI free",
+        ">Q <C <C <T <D <C <ZI free",
+        ">Q <E <ZI free",
+        ">Q <T <D <E <ZI free",
+        ">Q <H <d <c <C <ZI free",
+        ">F <V <ZI free",
+        ">F <E <ZI free",
+        ">S <ZI free",
+        ">S <E <ZI free",  # a deferred constraint
+        ">P >S <1 <ZI free",
+        ">B >S <2 <ZI free",
+        ">C >S <3 <ZI free",
+        ">D >S <T <ZI free",
+        ">D >S <n <ZI free",
+        ">D >S <t <n <ZI free",
+        ">D >S <t <T <ZI free",
+        ">E >S <D <D <C <ZI free",
+        ">E >S <I <ZI free",
+        ">E >S <D <s <ZI free",
+        ">E >S <H <d <c <C <ZI free",
+        ">P >B >D >E >S <1 <2 <T <D <s <ZI free",
+        ">P >B >E >E >S <1 <2 <D <s <D <C <ZI free",
+    ],
+)
+def test_each_message_is_taken_by_its_own_reply(story: str) -> None:
+    pipeline = run(story)
+    assert pipeline.is_settled
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        ">Q >Q <C <ZI held <C <ZI free",
+        ">P >S >P >S <1 <ZI held <1 <ZI free",
+        ">S >S >S <ZI held <ZI held <ZI free",
+        ">P >S >Q <1 <ZI held <C <ZI free",
+        ">Q <C <ZT held >Q <E <ZE held >Q <C <ZI free",
+        ">P <1 >B <2 >S <ZI free",
+    ],
+)
+def test_free_only_behind_the_last_ready_for_query_that_says_idle(story: str) -> None:
+    assert run(story).is_settled
+
+
+@pytest.mark.parametrize("story", [">P <1", ">P >D <1 <t <n", ">P >B >E <1 <2 <C", ">E <G >c <C"])
+def test_messages_answered_without_a_sync_leave_a_transaction_open(story: str) -> None:
+    pipeline = run(story)
+    assert not pipeline.owed
+    assert not pipeline.is_settled
+    assert run(">S <ZI free", pipeline).is_settled
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        ">P >B >E >S <E <ZI free",
+        ">P >B >E >S <1 <2 <E <ZI free",
+        ">P >B >E >S >P >S <1 <E <ZI held <1 <ZI free",
+        ">P <E >B >E >S <ZI free",  # what is sent before the Sync is skipped
+        ">P >Q >F <E >Q >S <ZI free",
+        ">P >B <E >c >f >S >Q <ZI held <C <ZI free",
+    ],
+)
+def test_an_error_takes_everything_up_to_the_sync(story: str) -> None:
+    assert run(story).is_settled
+
+
+def test_the_server_is_not_settled_while_it_skips() -> None:
+    pipeline = run(">P <E")
+    assert not pipeline.owed
+    assert not pipeline.is_settled
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        ">Q <G >c <C <ZI free",
+        ">Q <G >f <E <ZI free",
+        ">Q <G >c <E <ZI free",
+        ">Q <G <E >c <ZI free",  # it failed before the end
+        ">Q <G <E <ZI free >c >S <ZI free",  # ... or the end came later yet
+        ">Q >c >Q <G <C <ZI held <C <ZI free",  # everything sent early
+        ">Q >c >c <G <C <G <C <C <ZI free",  # two copies in one Query
+        ">Q >c >c <G <E <ZI free",
+        ">P >B >E >c >S <1 <2 <G <C <ZI free",
+        ">P >B >E >f >S <1 <2 <G <E <ZI free",
+        ">P >B >E <1 <2 <G <E >c >S <ZI free",
+        ">P >B >E >S >c >S <1 <2 <G <C <ZI free",  # the Sync before CopyDone was ignored
+        ">P >B >E >S >S >c >S <1 <2 <G <C <ZI free",
+        ">P >B >E >S >c >S <E <ZI held <ZI free",  # no copy: both Syncs count
+        ">Q >S >c <G <C <ZI free",
+        ">c >Q <C <ZI free",  # a stray CopyDone is ignored
+        ">f >c >S <ZI free",
+        ">Q >f <C <ZI free",
+        ">P >B >c >E >S <1 <2 <C <ZI free",
+    ],
+)
+def test_copy_in(story: str) -> None:
+    pipeline = run(story)
+    assert pipeline.is_settled
+
+
+@pytest.mark.parametrize(
+    ("story", "one_more"),
+    [
+        (">P >B >E >S >c >S <1 <2 <G <E <ZI", False),
+        (">P >B >E >S >c >S <1 <2 <G <E <ZI", True),
+        (">P >B >E >S <1 <2 <G <E >c >S <ZI", True),
+        (">Q >S >c <G <E <ZI", False),
+        (">Q >S >c <G <E <ZI", True),
+        (">Q >S >S >c <G <E <ZI", True),
+        (">Q >S >c >S >S <G <E <ZI <ZI <ZI", True),
+        (">Q >S >c >S >S <G <E <ZI <ZI <ZI", False),
+        (">Q >S >c <G <E <ZI held >S <ZI", True),  # the later Sync is certain, so it counts first
+        (">Q >S >c <G <E <ZI held >S <ZI", False),
+    ],
+)
+def test_a_sync_before_the_end_of_a_failed_copy_is_waited_for_until_the_next_reply(story: str, one_more: bool) -> None:
+    pipeline = run(story + " held")
+    assert not pipeline.is_settled
+    assert set(pipeline.owed) == {MAYBE_SYNC}
+    if one_more:
+        run("<ZI", pipeline)
+    run(">Q <T <C <ZI free", pipeline)
+    assert pipeline.is_settled
+
+
+def test_a_query_sent_behind_doubtful_and_certain_syncs_is_not_mistaken() -> None:
+    run(">Q >S >c >S >S >Q <G <E <ZI held <ZI held <ZI held <H <d <c <C <ZI free")
+
+
+@pytest.mark.parametrize("story", [">P >B >E >S >c >P >B >S <1 <2 <G <E", ">P >B >E >S <1 <2 <G <E >P"])
+def test_messages_of_which_nobody_knows_whether_they_are_skipped_confuse(story: str) -> None:
+    assert run(story).is_confused
+
+
+@pytest.mark.parametrize(
+    "story",
+    ["<ZI", "<C", "<T", ">P <2", ">P <ZI", ">B <T", ">E <ZI", ">S <C", ">F <T", ">Q <1", ">Q <G <ZI", ">Q <W"],
+)
+def test_a_reply_that_does_not_fit_confuses_for_ever(story: str) -> None:
+    pipeline = run(story)
+    assert pipeline.is_confused
+    assert not pipeline.is_settled
+    for tail in ("<ZI held", ">Q <C <ZI held", ">S <ZI held"):
+        run(tail, pipeline)
+        assert pipeline.is_confused
+
+
+def test_an_error_may_come_at_any_time() -> None:
+    assert run("<E").is_settled
+
+
+@pytest.mark.parametrize("story", ["", ">c >f"])
+def test_a_refusal_is_told_at_once_when_nothing_is_owed(story: str) -> None:
+    pipeline = run(story)
+    assert pipeline.refuse(REFUSED) == REFUSED
+    assert pipeline.is_settled
+
+
+def test_a_refusal_is_told_at_once_when_all_that_is_owed_may_never_come() -> None:
+    pipeline = run(">Q >S >c <G <E <ZI")
+    assert pipeline.refuse(REFUSED) == REFUSED
+    run(">S <ZI held <ZI free", pipeline)
+
+
+def test_refusals_come_in_their_turn() -> None:
+    pipeline = run(">P")
+    assert pipeline.refuse(b"one") == b""
+    pipeline.sent(ord("S"))
+    assert pipeline.refuse(b"two") == b""
+    assert pipeline.refusal_due() == b""
+    pipeline.received(ord("1"))
+    assert pipeline.refusal_due() == b"one"
+    assert not pipeline.ready(ord("I"))
+    assert pipeline.refusal_due() == b"two"
+    assert pipeline.is_settled
+    assert not pipeline.refusals
+
+
+def test_an_earlier_error_voids_a_refusal_up_to_the_sync_and_no_later_one() -> None:
+    pipeline = run(">P >B")
+    pipeline.refuse(b"one")
+    pipeline.sent(ord("S"))
+    pipeline.sent(ord("P"))
+    pipeline.refuse(b"two")
+    pipeline.sent(ord("S"))
+    run("<E", pipeline)
+    assert pipeline.refusal_due() == b""
+    run("<ZI held <1", pipeline)
+    assert pipeline.refusal_due() == b"two"
+    run("<ZI free", pipeline)
+    assert not pipeline.refusals
+
+
+def test_a_refusal_while_the_server_skips_is_void() -> None:
+    pipeline = run(">P <E")
+    assert pipeline.refuse(REFUSED) == b""
+    run(">S <ZI free", pipeline)
+    assert pipeline.refusal_due() == b""
+
+
+def test_a_refusal_between_the_syncs_behind_a_failed_copy() -> None:
+    pipeline = run(">Q >S >c >S ! >S <G <E <ZI held <ZI held")
+    assert pipeline.refusal_due() == REFUSED
+    run("<ZI held >Q <C <ZI free", pipeline)
+
+
+def test_what_will_settle_by_itself() -> None:
+    assert run(">Q").will_settle
+    assert run(">P >S").will_settle
+    assert not run(">P").will_settle
+    assert not run(">Q <G").will_settle
