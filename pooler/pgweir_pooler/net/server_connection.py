@@ -260,14 +260,20 @@ class ServerConnection(asyncio.Protocol):
         stream.ready_count = stream.transaction_count = 0
         if self._is_closing:
             return
-        if self._errand_done is None:
-            stream.errors = 0
-            if pipeline.is_confused:
-                self._broke_protocol(ServerProtocolError("an answer that nobody asked for"))
-            return
+        error: dict[str, str] = {}
         if stream.errors:
             stream.errors = 0
-            self._errand_error = self._errand_error or stream.last_error
+            # Taken away: for the next client, its server's last words would be words that it has read.
+            error, stream.last_error = stream.last_error, {}
+            self._errand_error = self._errand_error or error
+        if self._errand_done is None:
+            self._errand_error = {}
+            if error:
+                # PostgreSQL ends this session. Lent before the end of file arrives, it would cost a client its own.
+                self.pool.discard(self, CloseReason.SERVER_CLOSED)
+            elif pipeline.is_confused:
+                self._broke_protocol(ServerProtocolError("an answer that nobody asked for"))
+            return
         if pipeline.is_settled:
             self._errand_ended()
         elif pipeline.is_confused:
@@ -278,7 +284,7 @@ class ServerConnection(asyncio.Protocol):
         done, self._errand_done = self._errand_done, None
         error, self._errand_error = self._errand_error, {}
         self.feed_rest()
-        if done is not None and not self._is_closing:
+        if done is not None:  # also when the rest ended the connection: who waits must hear of it
             done(self, error)
 
     def feed_rest(self) -> None:
