@@ -113,7 +113,7 @@ class ClientSession(asyncio.Protocol):
         if self._is_closing:
             return
         stream = self.stream
-        work = data if data[0] == QUERY and not stream.is_mid_input else stream.skim(data)
+        work = data if data[0] == QUERY and not stream.remaining and not stream.held else stream.skim(data)
         if work:
             self._start(work)
         elif stream.has_news:
@@ -268,7 +268,7 @@ class ClientSession(asyncio.Protocol):
         if backend.is_free:
             if self.mode == SESSION and self._closing_error is None:
                 server.feed_rest()
-            elif self.stream.is_mid_message:
+            elif self.stream.remaining:
                 self._is_release_due = True
                 server.feed_rest()
             else:

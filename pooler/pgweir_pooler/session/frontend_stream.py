@@ -45,12 +45,12 @@ class FrontendStream:
 
     __slots__ = (
         "_dropping_to_sync",
-        "_held",
-        "_remaining",
         "error",
         "has_news",
         "has_terminated",
+        "held",
         "keeps_names",
+        "remaining",
         "reply",
     )
 
@@ -60,34 +60,30 @@ class FrontendStream:
         self.has_terminated = False  # the client sent Terminate; nothing after it counts
         self.error: PoolerError | None = None  # the client broke the protocol; nothing after it counts
         self.reply = b""  # to be sent to the client now, from the last `receive`
-        self._held = b""  # a header, or a name, that has not arrived whole
-        self._remaining = 0  # bytes still to come of a message that flows
+        # Public because two attributes are read per query, where a property would cost 60 ns.
+        self.held = b""  # a header, or a name, that has not arrived whole and was not forwarded
+        self.remaining = 0  # bytes still to come of a message that was forwarded in part
         self._dropping_to_sync = False  # a message was refused: the ones up to the next Sync are not forwarded
 
     @property
     def is_mid_message(self) -> bool:
         """A message was forwarded in part, and the server waits for the rest of it."""
-        return self._remaining > 0
-
-    @property
-    def is_mid_input(self) -> bool:
-        """The next bytes continue a message."""
-        return self._remaining > 0 or bool(self._held)
+        return self.remaining > 0
 
     def skim(self, data: bytes) -> bytes:
         """Feeds bytes while no server is held; returns those that need one, to be given to `receive` later."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
+        if self.held:
+            data = self.held + data
+            self.held = b""
         end = len(data)
-        pos = self._remaining
+        pos = self.remaining
         if pos >= end:
-            self._remaining = pos - end
+            self.remaining = pos - end
             return b""
-        self._remaining = 0
+        self.remaining = 0
         while pos < end:
             if end - pos < HEADER_SIZE:
-                self._held = data[pos:]
+                self.held = data[pos:]
                 return b""
             tag, length = read_header(data, pos)
             if tag not in _IGNORED_WITHOUT_SERVER:
@@ -98,20 +94,20 @@ class FrontendStream:
             if self._is_malformed(tag, length):
                 return b""
             pos += 1 + length
-        self._remaining = pos - end
+        self.remaining = pos - end
         return b""
 
     def receive(self, data: bytes, pipeline: Pipeline) -> bytes:
         """Feeds bytes while a server is held; returns those to forward, booked in `pipeline`."""
-        if self._held:
-            data = self._held + data
-            self._held = b""
+        if self.held:
+            data = self.held + data
+            self.held = b""
         end = len(data)
-        pos = self._remaining
+        pos = self.remaining
         if pos > end:
-            self._remaining = pos - end
+            self.remaining = pos - end
             return b"" if self._dropping_to_sync else data
-        self._remaining = 0
+        self.remaining = 0
         if self._dropping_to_sync:
             return self._resume(data, pos, pipeline)
         owed = pipeline.owed
@@ -137,7 +133,7 @@ class FrontendStream:
                 else:
                     owed.append(tag)
             pos += 1 + length
-        self._remaining = pos - end
+        self.remaining = pos - end
         return data
 
     def _is_malformed(self, tag: int, length: int) -> bool:
@@ -153,8 +149,8 @@ class FrontendStream:
 
     def _hold(self, data: bytes, pos: int) -> bytes:
         """Keeps data[pos:] until more arrives; returns what is before it."""
-        self._held = data[pos:]
-        if len(self._held) > HEADER_SIZE + _NAME_LIMIT:
+        self.held = data[pos:]
+        if len(self.held) > HEADER_SIZE + _NAME_LIMIT:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
         return data[:pos]
@@ -171,7 +167,7 @@ class FrontendStream:
         end = len(data)
         while pos < end:
             if end - pos < HEADER_SIZE:
-                self._held = data[pos:]
+                self.held = data[pos:]
                 return b""
             tag, length = read_header(data, pos)
             if self._is_malformed(tag, length):
@@ -183,7 +179,7 @@ class FrontendStream:
                 self._dropping_to_sync = False
                 return self.receive(data[pos:], pipeline)
             pos += 1 + length
-        self._remaining = pos - end
+        self.remaining = pos - end
         return b""
 
 
