@@ -119,7 +119,8 @@ def _loose(random: Random) -> list[bytes]:
 
 def _copy_in(random: Random) -> list[bytes]:
     if random.random() < 0.5:
-        parts = [messages.query(random.choice(_SIMPLE_COPIES_IN))]
+        # The Sync: as in `_call`.
+        parts = [messages.SYNC, messages.query(random.choice(_SIMPLE_COPIES_IN))]
     else:
         parts = [messages.parse(random.choice(_COPIES_IN)), messages.bind(), messages.execute()]
         parts += [messages.SYNC] * random.choice([0, 0, 1, 1, 2])

@@ -36,8 +36,8 @@ class TappedClient(RawClient):
         self.is_attached = False
         self._is_release_due = False
         self.frees = 0  # how often the server became free
-        self.current: "list[Message]" = []  # from the server since the last free moment, asynchronous ones excepted
-        self.last: "list[Message]" = []  # the same between the two last free moments
+        self.current: list[Message] = []  # from the server since the last free moment, asynchronous ones excepted
+        self.last: list[Message] = []  # the same between the two last free moments
 
     def data_received(self, data: bytes) -> None:
         if not self._is_tapped:

@@ -8,7 +8,7 @@ server.
 """
 
 from pgweir_pooler.errors import PoolerError, ProtocolViolation, StatementNotSupported
-from pgweir_pooler.session.pipeline import Pipeline
+from pgweir_pooler.session.pipeline import REFUSAL, Pipeline
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -18,17 +18,20 @@ from pgweir_pooler.wire.framing import (
     DESCRIBE,
     FLUSH,
     FRONTEND_LIMITS,
+    FUNCTION_CALL,
     HEADER_SIZE,
     PARSE,
+    QUERY,
     SYNC,
     TERMINATE,
     read_header,
 )
-from pgweir_pooler.wire.messages import error_response_for
+from pgweir_pooler.wire.messages import error_response_for, message
 
 _IGNORED_WITHOUT_SERVER = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH})
 _NAMED = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
 _NAME_LIMIT = 8192  # a portal's name; PostgreSQL cuts identifiers at 63 bytes, drivers use about 20
+_FLUSH = message(b"H")
 _STATEMENT = 0x53  # S in Describe and Close
 
 _NAMED_STATEMENT = error_response_for(
@@ -109,7 +112,15 @@ class FrontendStream:
             return b"" if self._dropping_to_sync else data
         self.remaining = 0
         if self._dropping_to_sync:
-            return self._resume(data, pos, pipeline)
+            return self._forward_between_refusals(data, pos, pipeline)
+        stop = self._book(data, pos, pipeline)
+        if self._dropping_to_sync:
+            return data[:stop] + _flush(pipeline) + self._forward_between_refusals(data, stop, pipeline)
+        return data if stop == end else data[:stop]
+
+    def _book(self, data: bytes, pos: int, pipeline: Pipeline) -> int:
+        """Books the messages from `pos`; returns the end of what may be forwarded."""
+        end = len(data)
         owed = pipeline.owed
         while pos < end:
             if end - pos < HEADER_SIZE:
@@ -117,16 +128,17 @@ class FrontendStream:
             tag, length = read_header(data, pos)
             if not 4 <= length <= FRONTEND_LIMITS.get(tag, 0):
                 self._is_malformed(tag, length)
-                return data[:pos]
+                return pos
             if tag in _NAMED and not self.keeps_names:
                 verdict = _names_statement(data, pos, length, tag)
                 if verdict is None:
                     return self._hold(data, pos)
                 if verdict:
-                    return data[:pos] + self._refuse(data, pos, pipeline)
+                    self._refuse(pipeline)
+                    return pos
             elif tag == TERMINATE:
                 self.has_terminated = self.has_news = True
-                return data[:pos]
+                return pos
             if tag != COPY_DATA and tag != FLUSH:
                 if pipeline.is_skipping:
                     pipeline.sent(tag)
@@ -134,7 +146,7 @@ class FrontendStream:
                     owed.append(tag)
             pos += 1 + length
         self.remaining = pos - end
-        return data
+        return end
 
     def _is_malformed(self, tag: int, length: int) -> bool:
         limit = FRONTEND_LIMITS.get(tag)
@@ -147,40 +159,63 @@ class FrontendStream:
         self.has_news = True
         return True
 
-    def _hold(self, data: bytes, pos: int) -> bytes:
-        """Keeps data[pos:] until more arrives; returns what is before it."""
+    def _hold(self, data: bytes, pos: int) -> int:
+        """Keeps data[pos:] until more arrives; returns `pos`."""
         self.held = data[pos:]
         if len(self.held) > HEADER_SIZE + _NAME_LIMIT:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
-        return data[:pos]
+        return pos
 
-    def _refuse(self, data: bytes, pos: int, pipeline: Pipeline) -> bytes:
-        """Answers the message at `pos` by an error of ours and drops those up to the next Sync, as PostgreSQL does."""
-        self.reply += pipeline.refuse(_NAMED_STATEMENT)
-        self.has_news = True
+    def _refuse(self, pipeline: Pipeline) -> None:
+        """Answers a message by an error of ours; the ones up to the next Sync are dropped, as PostgreSQL does."""
+        reply = pipeline.refuse(_NAMED_STATEMENT)
+        if reply:
+            self.reply += reply
+            self.has_news = True
         self._dropping_to_sync = True
-        return self._resume(data, pos, pipeline)
 
-    def _resume(self, data: bytes, pos: int, pipeline: Pipeline) -> bytes:
-        """Drops messages from `pos` up to a Sync, and goes on normally from there."""
+    def _forward_between_refusals(self, data: bytes, pos: int, pipeline: Pipeline) -> bytes:
+        """Drops messages from `pos` up to a Sync and goes on normally from there, as often as it takes."""
+        parts: list[bytes] = []
+        while True:
+            pos = self._drop_to_sync(data, pos)
+            if self._dropping_to_sync:
+                return b"".join(parts)
+            begin = pos
+            pos = self._book(data, pos, pipeline)
+            parts.append(data[begin:pos])
+            if not self._dropping_to_sync:
+                return b"".join(parts)
+            parts.append(_flush(pipeline))
+
+    def _drop_to_sync(self, data: bytes, pos: int) -> int:
+        """Drops messages from `pos`; returns the place of the Sync that ends it, if there is one."""
         end = len(data)
         while pos < end:
             if end - pos < HEADER_SIZE:
                 self.held = data[pos:]
-                return b""
+                return end
             tag, length = read_header(data, pos)
             if self._is_malformed(tag, length):
-                return b""
+                return end
             if tag == TERMINATE:
                 self.has_terminated = self.has_news = True
-                return b""
+                return end
             if tag == SYNC:
                 self._dropping_to_sync = False
-                return self.receive(data[pos:], pipeline)
+                return pos
             pos += 1 + length
         self.remaining = pos - end
-        return b""
+        return end
+
+
+def _flush(pipeline: Pipeline) -> bytes:
+    """A Flush where a refusal waits for replies that the server keeps for a Sync: the client may wait for it first."""
+    owed = pipeline.owed
+    if len(owed) > 1 and owed[-1] == REFUSAL and owed[-2] not in (SYNC, QUERY, FUNCTION_CALL, REFUSAL):
+        return _FLUSH
+    return b""
 
 
 def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | None:
