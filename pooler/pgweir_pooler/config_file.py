@@ -41,6 +41,9 @@ SLICE_S = 0.002  # of at most 5 ms that the loop may be held; parsing one tenant
 _TENANT_FILES = tuple(tenants_file(i) for i in range(SHARDS))
 _ASSIGNMENT_FILES = tuple(assignments_file(i) for i in range(SHARDS))
 
+# In place of a digest: whatever is read next is a change.
+_NOT_READ = b""
+
 Problem = tuple[str, str]  # where, what
 
 
@@ -74,7 +77,8 @@ class ConfigFiles:
         self._shards: dict[str, TenantsRead] = {}  # the last good reading of each tenants file
         self._file_problems: dict[str, list[str]] = {}  # of files as a whole
         self._tenant_problems: dict[str, list[str]] = {}
-        self.revisions: dict[str, str] = {}  # applied, by file
+        self._read_revisions: dict[str, str] = {}  # of the last good reading of each file
+        self.revisions: dict[str, str] = {}  # applied, by file: these once all of them are
         self._lock = asyncio.Lock()
 
     @property
@@ -90,18 +94,23 @@ class ConfigFiles:
         """Reads what has changed and applies it. Never raises for bad content: see `problems`."""
         async with self._lock:
             before = set(self.problems)
+            is_start = not self._digests
             changed = await asyncio.to_thread(self._changed_files)
-            if not changed:
-                return
-            slices = _Slices()
-            for name in sorted(changed):
-                await self._read(name, changed[name], slices)
-            await self._apply_tenants(slices)
-            self._counters.reloads += 1
+            if changed:
+                slices = _Slices()
+                for name in sorted(changed):
+                    await self._read(name, changed[name], slices)
+                await self._apply_tenants(slices)
+            self.revisions = dict(self._read_revisions)
+                self._counters.reloads += 1
             problems = set(self.problems)
+            if not changed and is_start:  # there is nothing yet: the start fails, and says why
+                return
             for where, what in sorted(problems - before):
                 self._counters.reload_failures += 1
                 log.error("configuration problem", where=where, problem=what)
+            if not changed:
+                return
             log.info(
                 "configuration applied",
                 files=sorted(changed),
@@ -125,39 +134,42 @@ class ConfigFiles:
     def _changed_files(self) -> dict[str, bytes | None]:
         """The files whose content differs from what was applied, None for one that is gone. Runs in a thread."""
         changed: dict[str, bytes | None] = {}
-        content: bytes | None
+        digests: dict[str, bytes] = {}
         for name in (CLUSTER_FILE, *_TENANT_FILES, *_ASSIGNMENT_FILES):
             try:
                 content = (self._path / name).read_bytes()
-            except OSError:
-                if name in self._digests or name == CLUSTER_FILE:
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) and name != CLUSTER_FILE:
+                    # It is there: its tenants stay, and the next look tries again.
+                    self._file_problems[name] = [f"the file cannot be read: {error.strerror}"]
+                    digests[name] = _NOT_READ
+                elif name in self._digests or name == CLUSTER_FILE:
                     changed[name] = None
                 continue
-            digest = hashlib.blake2b(content, digest_size=16).digest()
-            if self._digests.get(name) != digest:
-                self._digests[name] = digest
+            digests[name] = hashlib.blake2b(content, digest_size=16).digest()
+            if self._digests.get(name) != digests[name]:
                 changed[name] = content
         if changed.get(CLUSTER_FILE, b"") is None:
-            # Without its main file the folder is not a configuration (a volume not mounted yet): nothing is taken away.
+            # Without its main file the folder is not a configuration (a volume not mounted yet): nothing is taken away,
+            # and nothing counts as seen.
             self._file_problems[CLUSTER_FILE] = ["the file is missing or cannot be read"]
+            self._digests[CLUSTER_FILE] = _NOT_READ
             return {}
-        for name, content in changed.items():
-            if content is None:
-                del self._digests[name]
+        self._digests = digests
         return changed
 
     async def _read(self, name: str, content: bytes | None, slices: _Slices) -> None:
         try:
             if content is None:
                 self._shards.pop(name, None)
-                self.revisions.pop(name, None)
+                self._read_revisions.pop(name, None)
             elif name == CLUSTER_FILE:
                 self._read_cluster(content)
             elif name in _TENANT_FILES:
                 self._shards[name] = await self._read_tenants(content, slices)
-                self.revisions[name] = self._shards[name].revision
+                self._read_revisions[name] = self._shards[name].revision
             else:
-                self.revisions[name] = parse_assignments(content).revision
+                self._read_revisions[name] = parse_assignments(content).revision
         except ContractError as error:
             self._file_problems[name] = error.problems
         else:
@@ -171,7 +183,7 @@ class ConfigFiles:
             raise ContractError(*problems)
         self._on_cluster(cluster)
         self._directory.limit_instances(cluster.instances)
-        self.revisions[CLUSTER_FILE] = cluster.revision
+        self._read_revisions[CLUSTER_FILE] = cluster.revision
 
     async def _read_tenants(self, content: bytes, slices: _Slices) -> TenantsRead:
         document = open_tenants(content)
