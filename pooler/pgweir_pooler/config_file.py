@@ -101,7 +101,7 @@ class ConfigFiles:
                 for name in sorted(changed):
                     await self._read(name, changed[name], slices)
                 await self._apply_tenants(slices)
-            self.revisions = dict(self._read_revisions)
+                self.revisions = dict(self._read_revisions)
                 self._counters.reloads += 1
             problems = set(self.problems)
             if not changed and is_start:  # there is nothing yet: the start fails, and says why
