@@ -17,6 +17,7 @@ from pgweir_pooler.wire.framing import (
     COMMAND_COMPLETE,
     COPY_DATA,
     DATA_ROW,
+    DESCRIBE,
     ERROR_RESPONSE,
     HEADER_SIZE,
     HELD_MESSAGE,
@@ -60,6 +61,10 @@ _LISTEN_REFUSED = error_response_for(
         "LISTEN does not work in transaction mode", hint="Connect to the session-mode port for LISTEN."
     )
 )
+
+
+# A RowDescription has at most 1664 columns (MaxTupleAttributeNumber), each with a name of 63 bytes and 19 more.
+_HELD_DESCRIPTION = 1664 * (63 + 19) + 6
 
 
 class BackendStream:
@@ -120,6 +125,8 @@ class BackendStream:
         self._remaining = 0
         pipeline = self.pipeline
         owed = pipeline.owed
+        if not owed:
+            self._look_for_rows(data, pos)
         while pos < end:
             if end - pos < HEADER_SIZE:
                 self._held = data[pos:]
@@ -133,8 +140,10 @@ class BackendStream:
                     break
                 pos = after
                 continue
+            if length < 4 or (tag == READY_FOR_QUERY and length != 5):
+                raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
             if after > end:
-                if not _flows(tag, length):
+                if not self._flows(tag, length):
                     self._held = data[pos:]
                     end = pos
                     break
@@ -169,6 +178,7 @@ class BackendStream:
         if len(owed) == 1 and owed[0] == QUERY and not (pipeline.is_copying_in or pipeline.is_confused):
             owed.popleft()  # what `Pipeline.ready` would do in the most common case, without the call
             pipeline.status = status
+            pipeline.is_unsynced = False
             return status == IDLE
         is_free = pipeline.ready(status)
         if pipeline.refusals and self._put_in_refusals(data, after):
@@ -205,6 +215,28 @@ class BackendStream:
         if pipeline.refusals:
             self._put_in_refusals(data, after)
 
+    def _look_for_rows(self, data: bytes, pos: int) -> None:
+        """Rows are not booked one by one, so the ones that come while nothing is owed are looked for here."""
+        while len(data) - pos >= HEADER_SIZE:
+            tag, length = read_header(data, pos)
+            if tag == DATA_ROW or tag == COPY_DATA:
+                self.pipeline.is_confused = True
+                return
+            pos += 1 + max(length, 4)
+
+    def _flows(self, tag: int, length: int) -> bool:
+        """Whether a message that has not arrived whole may be forwarded in pieces; else it is held."""
+        if tag in (READY_FOR_QUERY, COMMAND_COMPLETE, PARAMETER_STATUS, NOTIFICATION_RESPONSE):
+            if length > HELD_MESSAGE:
+                raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
+            return False
+        if tag == ROW_DESCRIPTION:
+            # It takes its Describe away, and then an error of ours may follow: not in the middle of it.
+            owed = self.pipeline.owed
+            return not owed or owed[0] != DESCRIBE or length > _HELD_DESCRIPTION
+        # A notice may come between two clients: no client may get half of one.
+        return (tag != ERROR_RESPONSE and tag != NOTICE_RESPONSE) or length > HELD_MESSAGE
+
     def _put_in_refusals(self, data: bytes, after: int) -> bool:
         due = self.pipeline.refusal_due()
         if due:
@@ -223,14 +255,3 @@ class BackendStream:
         self._parts.clear()
         self._start = 0
         return out
-
-
-def _flows(tag: int, length: int) -> bool:
-    """Whether a message that has not arrived whole may be forwarded in pieces; else it is held until it is whole."""
-    if length < 4:
-        raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
-    if tag in (READY_FOR_QUERY, COMMAND_COMPLETE, PARAMETER_STATUS, NOTIFICATION_RESPONSE):
-        if length > HELD_MESSAGE:
-            raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
-        return False
-    return tag != ERROR_RESPONSE or length > HELD_MESSAGE
