@@ -25,13 +25,13 @@ class CancelSender:
 
     def cancel(self, server: "ServerConnection") -> None:
         """Starts a CancelRequest for what the server runs now."""
+        server.cancels_under_way += 1  # now: the query may end before the task runs, and the server must not be lent
         task = asyncio.get_running_loop().create_task(self._send(server), name="cancel a query")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, server: "ServerConnection") -> None:
         host, port = server.address
-        server.cancels_under_way += 1
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 reader, writer = await asyncio.open_connection(host, port)

@@ -1,0 +1,132 @@
+"""A cancel hits the query it was meant for, and nothing else."""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+import psycopg
+import pytest
+
+from harness.config import tenant
+from harness.databases import Database
+from harness.messages import error_fields, query
+from harness.raw_client import RawClient, cancel
+from harness.waiting import until
+from net.poolers import NewPooler
+from pgweir_pooler.net.cancel import CancelSender
+
+if TYPE_CHECKING:
+    from pgweir_pooler.net.server_connection import ServerConnection
+
+
+class _Server:
+    """What a CancelSender sees of a server."""
+
+    def __init__(self, port: int) -> None:
+        self.address = ("127.0.0.1", port)
+        self.process_id, self.secret_key = 7, b"key!"
+        self.cancels_under_way = 0
+        self.ended = asyncio.Event()
+
+    def cancel_ended(self) -> None:
+        self.cancels_under_way -= 1
+        self.ended.set()
+
+
+async def test_a_server_counts_as_being_cancelled_from_the_first_moment() -> None:
+    """Else its query may end before the cancel is under way, and the cancel hits the next client's."""
+    arrived = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(16) == b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\7key!"
+        arrived.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        server = _Server(listener.sockets[0].getsockname()[1])
+        CancelSender().cancel(cast("ServerConnection", server))
+        assert server.cancels_under_way == 1
+        async with asyncio.timeout(5):
+            await server.ended.wait()
+        assert arrived.is_set()
+        assert server.cancels_under_way == 0
+
+
+async def test_a_cancel_that_reaches_nobody_ends_too() -> None:
+    server = _Server(1)
+    CancelSender().cancel(cast("ServerConnection", server))
+    async with asyncio.timeout(5):
+        await server.ended.wait()
+    assert server.cancels_under_way == 0
+
+
+async def test_psycopg_cancels_its_own_query_only(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=2)
+    process = pooler(entry)
+    other = await RawClient.connect(process.address(entry))
+    other.send(query("select pg_sleep(1.5), 'mine'"))
+    connection = await psycopg.AsyncConnection.connect(process.dsn(entry), autocommit=True, prepare_threshold=None)
+    sleeping = asyncio.create_task(_sleep(connection))
+    await until(lambda: len([s for _, s in database18.backends() if s == "active"]) == 2, "both queries run")
+    await connection.cancel_safe()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await sleeping
+    assert (await (await connection.execute("select 1")).fetchall()) == [(1,)]
+    assert [m.tag for m in await other.receive_until(b"Z")] == [b"T", b"D", b"C", b"Z"]
+    await connection.close()
+    other.close()
+
+
+async def _sleep(connection: "psycopg.AsyncConnection[psycopg.rows.TupleRow]") -> None:
+    await connection.execute("select pg_sleep(30)")
+
+
+async def test_cancels_with_wrong_keys_and_of_idle_clients_do_nothing(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    port = process.port()
+    busy = await RawClient.connect(process.address(entry))
+    idle = await RawClient.connect(process.address(entry))
+    busy.send(query("select pg_sleep(1), 'done'"))
+    await until(lambda: "active" in [state for _, state in database18.backends()], "the query runs")
+    wrong = bytes([busy.secret[0] ^ 1]) + busy.secret[1:]
+    for pid, secret in (
+        (busy.pid, wrong),
+        (busy.pid ^ 2, busy.secret),
+        (idle.pid, idle.secret),
+        (busy.pid, b"long" * 8),
+    ):
+        await cancel("127.0.0.1", port, pid, secret)
+    received = await busy.receive_until(b"Z")
+    assert b"E" not in [m.tag for m in received]
+    # Cancelled while it waits for a server: nothing of it has reached PostgreSQL, it goes on waiting.
+    busy.send(query("select pg_sleep(0.5)"))
+    await until(lambda: "active" in [state for _, state in database18.backends()], "the query runs")
+    idle.send(query("select 'waited'"))
+    await cancel("127.0.0.1", port, idle.pid, idle.secret)
+    assert b"E" not in [m.tag for m in await busy.receive_until(b"Z")]
+    assert b"E" not in [m.tag for m in await idle.receive_until(b"Z")]
+    busy.close()
+    idle.close()
+
+
+async def test_cancels_that_race_with_the_end_of_their_query_never_hit_the_next(
+    pooler: NewPooler, database18: Database
+) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    victim = await RawClient.connect(process.address(entry))
+    racer = await RawClient.connect(process.address(entry))
+
+    async def live() -> int:
+        for number in range(150):
+            received = await victim.query(f"select pg_sleep(0.002), {number}")
+            assert b"E" not in [m.tag for m in received], error_fields(received[0].body)
+        return 150
+
+    task = asyncio.create_task(live())
+    while not task.done():
+        racer.send(query("select pg_sleep(0.001)"))
+        await asyncio.gather(cancel("127.0.0.1", process.port(), racer.pid, racer.secret), racer.receive_until(b"Z"))
+    assert task.result() == 150
+    victim.close()
+    racer.close()
