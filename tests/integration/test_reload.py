@@ -156,7 +156,8 @@ async def test_clients_of_a_removed_tenant_leave_at_a_boundary(scene: Scene) -> 
     in_session = await RawClient.connect(scene.process.address(c, listener="session"))
     await idle.values("select 1")
     await in_session.values("select 1")
-    await busy.values("create table t (n int); begin; insert into t values (1)")
+    await busy.values("create table t (n int)")
+    await busy.values("begin; insert into t values (1)")
     await scene.apply(a, b)
     for client in (idle, in_session):
         fields = messages.error_fields((await client.receive()).body)
