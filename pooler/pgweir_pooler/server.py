@@ -31,6 +31,8 @@ from pgweir_pooler.net.client_login import ClientLogin
 from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
+from pgweir_pooler.net.server_connection import ServerConnection
+from pgweir_pooler.pool.pool import Pool
 from pgweir_pooler.telemetry import ProcessCounters
 
 log = structlog.get_logger()
@@ -192,6 +194,8 @@ class PoolerProcess:
         for pool in pools:
             pool.drain(Terminated("the pooler is shutting down"))
         await self._within(SERVERS_CLOSE_S, _all_done([pool.closed for pool in pools]))
+        _abort_servers(pools)
+        await asyncio.sleep(0)
 
     async def _within(self, timeout_s: float, work: "asyncio._CoroutineLike[None]") -> None:
         """Waits for the work, the timeout, or a second signal, whatever is first."""
@@ -213,6 +217,15 @@ class PoolerProcess:
                 available=hard,
                 max_clients=cluster.limits.max_clients,
             )
+
+
+def _abort_servers(pools: list[Pool]) -> None:
+    """Closes what PostgreSQL did not close in time, or what a second signal left no time for."""
+    for pool in pools:
+        books = pool.ledger
+        for slot in [*books.active, *books.idle, *books.closing]:
+            if isinstance(slot.connection, ServerConnection):
+                slot.connection.transport.abort()
 
 
 async def _all_done(futures: list[asyncio.Future[None]]) -> None:
