@@ -21,9 +21,9 @@ from pgweir_pooler.errors import (
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
-from pgweir_pooler.net.client_session import LINGER_S, ClientSession
+from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, ClientSession
 from pgweir_pooler.net.connect import keep_alive
-from pgweir_pooler.net.server_connection import ServerConnection
+from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.pool.client_limits import ClientCaps
 from pgweir_pooler.session.frontend_login import FrontendLogin
 from pgweir_pooler.session.settings import render_parameters, split_application_name
@@ -68,6 +68,7 @@ class ClientLogin(asyncio.Protocol):
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
         self._is_asking = False  # waits in the pool's queue for a server to ask for parameters
+        self._lost_in_a_row = 0  # servers that ended before they could be asked
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
@@ -217,8 +218,13 @@ class ClientLogin(asyncio.Protocol):
         assert self._held is not None
         parameters = dict(server.stream.parameters)
         if server.is_lost:
-            if not self._is_closing:
+            self._lost_in_a_row += 1
+            if self._is_closing:
+                return
+            if self._lost_in_a_row < LOST_IN_A_ROW:
                 self._ask()
+            else:
+                self._refuse(error_of(error))
             return
         if error:
             server.stream.is_tainted = True

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
 
 PENDING_LIMIT = 65_536  # bytes; above, the waiting client's socket is paused
+# A server that ends before it was of use is replaced for the waiting client, but not by one after the other for ever:
+# a PostgreSQL that accepts logins and ends at once would see thousands a second.
+LOST_IN_A_ROW = 5
 LINGER_S = 5.0  # how long a closing client may take to read its last words
 
 
@@ -50,6 +53,7 @@ class ClientSession(asyncio.Protocol):
         "_is_release_due",
         "_is_waiting",
         "_is_writing_paused",
+        "_lost_in_a_row",
         "_pending",
         "_stall_timer",
         "_started",
@@ -86,6 +90,7 @@ class ClientSession(asyncio.Protocol):
         self.stream = FrontendStream(keeps_names=mode == SESSION)
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
+        self._lost_in_a_row = 0  # servers that ended before they took our settings
         self._pending = b""  # sent by the client while it waits
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
@@ -212,7 +217,12 @@ class ClientSession(asyncio.Protocol):
         if server.is_lost:
             if self._is_closing:
                 return
-            self._ask_again()  # nothing of the client's was sent: another server will do
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row < LOST_IN_A_ROW:
+                self._ask_again()  # nothing of the client's was sent: another server will do
+                return
+            self._is_waiting = False
+            self.close(error_of(error))
         elif self._is_closing:
             server.release()
         elif error:
@@ -221,6 +231,7 @@ class ClientSession(asyncio.Protocol):
             server.release()
             self.close(error_of(error))
         else:
+            self._lost_in_a_row = 0
             self.granted(server)
 
     # --- with a server
