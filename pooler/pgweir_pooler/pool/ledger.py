@@ -88,6 +88,13 @@ class PoolLedger:
 
     def ask(self, waiter: Waiter, now: float) -> Sequence[Effect]:
         """The waiter joins the queue, or gets a server or a refusal at once."""
+        if len(self.active) >= self.size and self.refusal is None and not self.idle:
+            # The usual case of a busy pool: only a return can help.
+            self.waiters[waiter] = now
+            wake_at = now + self.limits.queue_timeout_s
+            if wake_at < self.wake_at and wake_at > now:
+                self.wake_at = wake_at
+            return NOTHING
         slot = self.take()
         if slot is not None:
             return [Grant(waiter, slot, 0.0)]
@@ -98,11 +105,24 @@ class PoolLedger:
         self.waiters[waiter] = now
         if self.limits.queue_timeout_s:
             self._wake_by(now + self.limits.queue_timeout_s)
-        if len(self.active) >= self.size:
-            return NOTHING  # the usual case of a busy pool: only a return can help
         effects: list[Effect] = []
         self.settle(now, effects)
         return effects
+
+    def pass_on(self, slot: Slot, now: float) -> tuple[Waiter, float] | None:
+        """`give_back` to the oldest waiter in the usual case of a busy pool: who, and how long it waited.
+
+        None when the case is another one: nothing was changed, and `give_back` must be called.
+        """
+        if (
+            now < slot.expires_at
+            and not self.instance.starving
+            and len(self.active) <= self.size
+            and slot in self.active
+        ):
+            waiter, asked_at = self.waiters.popitem(last=False)
+            return waiter, now - asked_at
+        return None
 
     def give_back(self, slot: Slot, now: float) -> Sequence[Effect]:
         """A lent server comes back in order; KeyError when the slot is not lent."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Instance:
     """One database instance (`host:port`) with its budget; performs the effects of all its pools."""
 
-    __slots__ = ("_due", "_is_performing", "key", "ledger", "loop", "pools", "rng")
+    __slots__ = ("due", "is_performing", "key", "ledger", "loop", "pools", "rng")
 
     def __init__(self, key: str, limit: int, loop: asyncio.AbstractEventLoop, rng: Random) -> None:
         self.key = key
@@ -49,8 +49,8 @@ class Instance:
         self.rng = rng
         self.ledger = InstanceLedger(limit)
         self.pools: dict[PoolLedger, Pool] = {}  # added by Pool, removed when it is closed
-        self._due: deque[Effect] = deque()  # effects of the books that are not performed yet
-        self._is_performing = False
+        self.due: deque[Effect] = deque()  # effects of the books that are not performed yet
+        self.is_performing = False
 
     def resize(self, limit: int) -> None:
         """Takes over a new limit; a lower one closes idle servers now and lent ones at their return."""
@@ -60,31 +60,31 @@ class Instance:
 
     def perform(self, effects: Sequence[Effect]) -> None:
         """Performs effects in order; called from inside an effect it returns at once and the caller goes on."""
-        self._due.extend(effects)
-        if self._is_performing:
+        self.due.extend(effects)
+        if self.is_performing:
             return
-        self._is_performing = True
+        self.is_performing = True
         try:
-            while self._due:
-                effect = self._due.popleft()
+            while self.due:
+                effect = self.due.popleft()
                 if isinstance(effect, Refuse):
                     _refuse(effect)
                 else:
                     self.pools[effect.slot.pool].perform(effect)
         finally:
-            self._is_performing = False
+            self.is_performing = False
 
     def withdraw(self, waiter: Waiter) -> Slot | None:
         """Drops what is still to be said to the waiter; the slot, if that was a grant."""
-        for effect in self._due:
+        for effect in self.due:
             if isinstance(effect, Grant | Refuse) and effect.waiter is waiter:
-                self._due.remove(effect)
+                self.due.remove(effect)
                 return effect.slot if isinstance(effect, Grant) else None
         return None
 
     def is_promised(self, slot: Slot) -> bool:
         """Whether the slot is granted to a waiter who has not been told yet."""
-        return any(isinstance(effect, Grant) and effect.slot is slot for effect in self._due)
+        return any(isinstance(effect, Grant) and effect.slot is slot for effect in self.due)
 
 
 class Pool:
@@ -145,9 +145,28 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """A lent server is free again. KeyError for one that is not lent: after `lost` or `discard`, never this."""
-        effects = self.ledger.give_back(connection.slot, self._now())
+        ledger = self.ledger
+        slot = connection.slot
+        now = self._now()
+        if ledger.waiters and not self.instance.is_performing:
+            handed = ledger.pass_on(slot, now)
+            if handed is not None:
+                self._hand_over(slot, handed)
+                return
+        effects = ledger.give_back(slot, now)
         if effects:
             self._carry_out(effects)
+
+    def _hand_over(self, slot: Slot, handed: tuple[Waiter, float]) -> None:
+        """A Grant without the way through the queue of effects: 0.5 us less per query of a busy pool."""
+        instance = self.instance
+        instance.is_performing = True  # what the waiter does in turn is performed after it
+        try:
+            self._lend(slot, *handed)
+        finally:
+            instance.is_performing = False
+        if instance.due:
+            instance.perform(())
 
     # --- the rest of a loan and of a server
 
@@ -266,12 +285,16 @@ class Pool:
         if slot not in self.ledger.active:  # lost by what an earlier effect did: the waiter asks again
             self.ask(grant.waiter)
             return
-        self.counters.checkouts += 1
-        self.counters.waits += 1
-        self.counters.wait_time.observe(grant.waited_s)
+        self._lend(slot, grant.waiter, grant.waited_s)
+
+    def _lend(self, slot: Slot, waiter: Waiter, waited_s: float) -> None:
+        counters = self.counters
+        counters.checkouts += 1
+        counters.waits += 1
+        counters.wait_time.observe(waited_s)
         assert slot.connection is not None
         try:
-            grant.waiter.granted(slot.connection)
+            waiter.granted(slot.connection)
         except Exception:  # whatever a session does wrong, its server must not be lost to the pool
             log.exception("a client of %s failed when it got its server", self.key)
             if slot in self.ledger.active and not self.instance.is_promised(slot):

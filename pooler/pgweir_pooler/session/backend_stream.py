@@ -127,6 +127,8 @@ class BackendStream:
         owed = pipeline.owed
         if not owed:
             self._look_for_rows(data, pos)
+        # While one Query is answered there is nothing to book but its end; only its command tags are of interest.
+        is_simple = len(owed) == 1 and owed[0] == QUERY and not pipeline.is_copying_in
         while pos < end:
             if end - pos < HEADER_SIZE:
                 self._held = data[pos:]
@@ -134,7 +136,7 @@ class BackendStream:
                 break
             tag, length = read_header(data, pos)
             after = pos + 1 + length
-            if tag == DATA_ROW or tag == COPY_DATA:
+            if tag == DATA_ROW or tag == COPY_DATA or (is_simple and tag == ROW_DESCRIPTION):
                 if after > end:
                     self._remaining = after - end
                     break
@@ -154,14 +156,10 @@ class BackendStream:
                     self.rest = data[after:]
                     end = after
                     break
-            elif not owed or owed[0] != QUERY or pipeline.is_copying_in:
+                is_simple = False
+            elif not is_simple or tag != COMMAND_COMPLETE or data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
                 self._book(tag, data, pos, after)
-            elif tag == COMMAND_COMPLETE:
-                # Nothing to book while a simple query is answered; only the tag is of interest.
-                if data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
-                    self._book(tag, data, pos, after)
-            elif tag != ROW_DESCRIPTION:
-                self._book(tag, data, pos, after)
+                is_simple = is_simple and not pipeline.is_copying_in
             pos = after
         if self._parts:
             return self._joined(data, end)

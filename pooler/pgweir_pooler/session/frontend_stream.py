@@ -102,10 +102,19 @@ class FrontendStream:
 
     def receive(self, data: bytes, pipeline: Pipeline) -> bytes:
         """Feeds bytes while a server is held; returns those to forward, booked in `pipeline`."""
+        end = len(data)
+        if (
+            end > HEADER_SIZE
+            and data[0] == QUERY
+            and not (self.held or self.remaining or self._dropping_to_sync or pipeline.is_skipping)
+            and read_header(data, 0)[1] == end - 1
+        ):
+            pipeline.owed.append(QUERY)  # one whole Query, by far the most common case
+            return data
         if self.held:
             data = self.held + data
             self.held = b""
-        end = len(data)
+            end = len(data)
         pos = self.remaining
         if pos > end:
             self.remaining = pos - end
