@@ -1,0 +1,132 @@
+"""Clients that speak something else, too much, or nothing at all."""
+
+import asyncio
+
+import pytest
+
+from harness import messages
+from harness.config import cluster, tenant
+from harness.databases import Database
+from harness.messages import error_fields
+from harness.raw_client import RawClient, ServerClosedError
+from harness.waiting import until
+from net.poolers import NewPooler, is_at_rest
+from pgweir_contract.models import ClusterLimits, Listener
+
+
+async def _answer(port: int, data: bytes) -> bytes:
+    """What the pooler says before it closes; at most five seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_what_is_not_postgres_is_answered_and_closed(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    port = process.port()
+    assert (await _answer(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.")
+    for garbage in (
+        bytes.fromhex("1603010200010001fc0303") + bytes(500),  # a TLS ClientHello
+        b"\xff" * 64,
+        b"\0" * 64,
+        b"\0\0\0\3" + b"x" * 60,
+        (50_000).to_bytes(4, "big") + bytes(49_996),  # larger than PostgreSQL takes
+        messages.startup({"user": "a"})[:-1] + b"x",
+        messages.startup({"user": "x" * 9_000, "database": "y" * 5_000}),
+        messages.query("select 1"),
+        messages.startup({"database": "a"}),
+    ):
+        said = await _answer(port, garbage)
+        assert said == b"" or said[:1] in (b"E", b"\x15"), (garbage[:20], said)
+    client = await RawClient.connect(process.address(entry))
+    assert await client.values("select 1") == [[b"1"]]
+    client.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+async def test_who_does_not_finish_the_login_is_closed(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=1)
+    limits = ClusterLimits(login_timeout=1.0, drain_timeout=2.0)
+    process = pooler(entry, cluster_file=cluster(limits=limits))
+    user = process.address(entry).user
+    for data in (b"", b"\0", messages.ssl_request(), messages.startup({"user": user, "database": database18.name})):
+        started = asyncio.get_running_loop().time()
+        await _answer(process.port(), data)
+        assert 0.5 < asyncio.get_running_loop().time() - started < 4
+
+
+@pytest.mark.parametrize("bad", [b"?\0\0\0\4", b"Q\0\0\0\3", b"Q\x7f\xff\xff\xff", messages.password(b"again\0")])
+async def test_a_broken_message_ends_its_session_and_no_other(
+    pooler: NewPooler, database18: Database, bad: bytes
+) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    for before in (b"", messages.query("begin"), messages.query("select 1")):
+        client = await RawClient.connect(process.address(entry))
+        client.send(before, bad)
+        tags = b""
+        while True:
+            try:
+                tag, body = await client.receive()
+            except ServerClosedError:
+                break
+            tags += tag
+            if tag == b"E":
+                assert error_fields(body)["C"] == "08P01"
+        assert tags.endswith(b"E")
+    client = await RawClient.connect(process.address(entry))
+    assert (await client.query("select 1"))[-1].body == b"I"
+    client.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+async def test_statement_mode_refuses_transaction_blocks(pooler: NewPooler, database18: Database) -> None:
+    database18.sql(f"create table seen (n int); grant all on seen to {database18.user}")
+    entry = tenant(database18, size=1)
+    listeners = (Listener(name="statement", port=0, mode="Statement"),)
+    process = pooler(entry, cluster_file=cluster(listeners=listeners), listeners=("statement",))
+    address = process.address(entry, listener="statement")
+    for sql in ("begin", "begin; insert into seen values (1)", "start transaction"):
+        client = await RawClient.connect(address)
+        client.send(messages.query(sql))
+        received = [await client.receive()]
+        while received[-1].tag != b"E":
+            received.append(await client.receive())
+        assert error_fields(received[-1].body)["C"] == "0A000"
+        with pytest.raises(ServerClosedError):
+            await client.receive()
+    client = await RawClient.connect(address)
+    assert await client.values("insert into seen values (2); select n from seen") == [[b"2"]]
+    assert messages.tags(await client.query("begin; select 1; commit")) == b"CTDCCZ"
+    client.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+async def test_named_statements_are_refused_in_transaction_mode_and_the_session_goes_on(
+    pooler: NewPooler, database18: Database
+) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    client = await RawClient.connect(process.address(entry))
+    client.send(messages.parse("select 1", "s"), messages.FLUSH)
+    assert error_fields((await client.receive()).body)["C"] == "0A000"
+    client.send(messages.SYNC)
+    assert messages.tags([await client.receive()]) == b"Z"
+    client.send(messages.parse("select 1"), messages.bind(), messages.bind(statement="s"), messages.FLUSH)
+    # The refusal comes behind the answers before it, and without a Sync.
+    assert messages.tags([await client.receive() for _ in range(3)]) == b"12E"
+    client.send(messages.SYNC, messages.extended("select 2"))
+    assert messages.tags(await client.receive_until(b"Z")) == b"Z"
+    assert messages.rows(await client.receive_until(b"Z")) == [[b"2"]]
+    client.send((messages.close_statement("s") + messages.SYNC) * 3_000)
+    for _ in range(3_000):
+        assert messages.tags(await client.receive_until(b"Z")) == b"EZ"
+    client.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest")
