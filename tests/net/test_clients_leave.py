@@ -138,7 +138,7 @@ async def test_settings_follow_their_client_from_server_to_server(pooler: NewPoo
             assert await client.values(sql) == [row]
             await client.query("set work_mem = '9MB'")  # must be gone with the transaction's server
     assert [client.parameters["client_encoding"] for client in clients] == ["LATIN1", "UTF8", "UTF8"]
-    assert [client.parameters["application_name"] for client in clients] == ["one", "two", ""]
+    assert [client.parameters["application_name"] for client in clients] == ["one", "two", "pgweir"]
     for client in clients:
         client.close()
 

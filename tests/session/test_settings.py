@@ -80,8 +80,7 @@ async def test_the_name_is_reported_exactly_as_promised(database: Database) -> N
 def test_no_name_and_no_settings() -> None:
     assert split_application_name(NO_SETTINGS) == (NO_SETTINGS, None)
     server = {b"server_version": b"18.0", b"application_name": b"pgweir"}
-    assert (
-        render_parameters(server, None) == b"S\0\0\0\x18server_version\x0018.0\0" + b"S\0\0\0\x16application_name\0\0"
-    )
+    reported = b"S\0\0\0\x18server_version\x0018.0\0" + b"S\0\0\0\x1capplication_name\0pgweir\0"
+    assert render_parameters(server, None) == reported
     assert render_parameters(server, "me").endswith(b"application_name\0me\0")
     assert server[b"application_name"] == b"pgweir"

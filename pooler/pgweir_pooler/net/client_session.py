@@ -10,7 +10,6 @@ without taking a byte; a server that does not read pauses its client. No buffer 
 mark plus one read.
 """
 
-import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from pgweir_pooler.errors import (
     Terminated,
     TransactionInStatementMode,
 )
+from pgweir_pooler.net.flow import PausableProtocol, StallWatch
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.frontend_stream import FrontendStream
 from pgweir_pooler.wire.framing import IDLE, QUERY
@@ -42,20 +42,19 @@ LOST_IN_A_ROW = 5
 LINGER_S = 5.0  # how long a closing client may take to read its last words
 
 
-class ClientSession(asyncio.Protocol):
+class ClientSession(PausableProtocol):
     """A client after its login, and the server it holds, if any."""
 
     __slots__ = (
         "_claimed",
         "_closing_error",
         "_is_closing",
-        "_is_reading_paused",
         "_is_release_due",
         "_is_waiting",
         "_is_writing_paused",
         "_lost_in_a_row",
         "_pending",
-        "_stall_timer",
+        "_stall_watch",
         "_started",
         "_transaction_started",
         "clients",
@@ -67,7 +66,6 @@ class ClientSession(asyncio.Protocol):
         "server",
         "settings",
         "stream",
-        "transport",
     )
 
     def __init__(
@@ -79,6 +77,7 @@ class ClientSession(asyncio.Protocol):
         mode: int,
         key: int,
     ) -> None:
+        super().__init__()
         self.clients = clients
         self.held = held
         self.pool: Pool = held.pool  # of the last transaction; `held.pool` when the tenant has moved since
@@ -86,7 +85,6 @@ class ClientSession(asyncio.Protocol):
         self.settings = settings
         self.mode = mode
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
-        self.transport: asyncio.Transport
         self.stream = FrontendStream(keeps_names=mode == SESSION)
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
@@ -96,16 +94,12 @@ class ClientSession(asyncio.Protocol):
         self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
         self._is_release_due = False  # the server is free but the client is in the middle of a message
-        self._is_reading_paused = False
         self._is_writing_paused = False
         self._is_closing = False
         self._closing_error: PoolerError | None = None  # to be told at the next transaction boundary
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stall_watch: StallWatch | None = None
 
     # --- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
 
     def data_received(self, data: bytes) -> None:
         server = self.server
@@ -129,7 +123,7 @@ class ClientSession(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
-        self._stop_stall_timer()
+        self._stop_stall_watch()
         self.clients.left(self)
         self._pending = b""
         if self._is_waiting and self._claimed is None:
@@ -141,11 +135,15 @@ class ClientSession(asyncio.Protocol):
         self._is_writing_paused = True
         if self.server is not None:
             self.server.pause_reading()
-            self._watch_for_stall(self.transport.get_write_buffer_size())
+            self._stop_stall_watch()
+            clients = self.clients
+            self._stall_watch = StallWatch(
+                self.transport, clients.limits.client_stall_timeout, clients.loop, self._stalled
+            )
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
-        self._stop_stall_timer()
+        self._stop_stall_watch()
         if self.server is not None:
             self.server.resume_reading()
         elif self._pending and not self._is_waiting and not self._is_closing:
@@ -193,7 +191,7 @@ class ClientSession(asyncio.Protocol):
         pending = self._pending
         self._pending = b""
         self._started = self._transaction_started = perf_counter()
-        if self._is_reading_paused:
+        if self.is_reading_paused:
             self.resume_reading()
         self._forward(server, pending)
 
@@ -295,9 +293,9 @@ class ClientSession(asyncio.Protocol):
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
-        if self._stall_timer is not None:
-            self._stop_stall_timer()
-        if self._is_reading_paused:
+        if self._stall_watch is not None:
+            self._stop_stall_watch()
+        if self.is_reading_paused:
             self.resume_reading()
         if server.stream.rest:
             server.feed_rest()
@@ -308,7 +306,7 @@ class ClientSession(asyncio.Protocol):
     def on_server_lost(self, server: ServerConnection) -> None:
         """The connection to PostgreSQL ended under us."""
         self.server = None
-        self._stop_stall_timer()
+        self._stop_stall_watch()
         last = server.stream.last_error
         if last.get("V", last.get("S")) in ("FATAL", "PANIC"):
             self._close_transport()  # PostgreSQL's own last words have been forwarded
@@ -320,44 +318,19 @@ class ClientSession(asyncio.Protocol):
                 )
             )
 
-    # --- pausing
-
-    def pause_reading(self) -> None:
-        """Stops reading from the client."""
-        if not self._is_reading_paused and not self.transport.is_closing():
-            self._is_reading_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Undoes `pause_reading`."""
-        if self._is_reading_paused:
-            self._is_reading_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    def _watch_for_stall(self, buffered: int) -> None:
-        self._stop_stall_timer()
-        loop = self.clients.loop
-        self._stall_timer = loop.call_later(self.clients.limits.client_stall_timeout, self._check_stall, buffered)
-
-    def _check_stall(self, buffered: int) -> None:
-        """A client that took nothing of what was buffered for it a whole timeout ago has stopped reading."""
-        self._stall_timer = None
-        now_buffered = self.transport.get_write_buffer_size()
-        if self.server is None or not self._is_writing_paused:
-            return
-        if now_buffered < buffered:
-            self._watch_for_stall(now_buffered)
-            return
-        self.clients.counters.error(ClientStalled.__name__)
-        self.clients.log_closed(self, ClientStalled("the client does not read its results"))
+    def _stalled(self) -> None:
+        """The client holds a server and does not read."""
+        self._stall_watch = None
+        error = ClientStalled("the client does not read its results")
+        self.clients.counters.error(error.code)
+        self.clients.log_closed(self, error)
         self._is_closing = True
         self.transport.abort()
 
-    def _stop_stall_timer(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+    def _stop_stall_watch(self) -> None:
+        if self._stall_watch is not None:
+            self._stall_watch.cancel()
+            self._stall_watch = None
 
     # --- the end
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from pgweir_pooler.errors import PoolerError, ServerUnreachable
+from pgweir_pooler.net.flow import PausableProtocol
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import BackendStream
 from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, apply_settings
@@ -41,7 +42,7 @@ class Canceller(Protocol):
     def cancel(self, server: "ServerConnection") -> None: ...
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(PausableProtocol):
     """One server: a transport, a stream, and the client that holds it."""
 
     __slots__ = (
@@ -55,7 +56,6 @@ class ServerConnection(asyncio.Protocol):
         "canceller",
         "cancels_under_way",
         "client",
-        "is_reading_paused",
         "loop",
         "pool",
         "process_id",
@@ -63,7 +63,6 @@ class ServerConnection(asyncio.Protocol):
         "settings",
         "slot",
         "stream",
-        "transport",
     )
 
     def __init__(
@@ -77,18 +76,17 @@ class ServerConnection(asyncio.Protocol):
         parameters: dict[bytes, bytes],
         key: tuple[int, bytes],
     ) -> None:
+        super().__init__()
         self.pool = pool
         self.slot = slot
         self.loop = loop
         self.canceller = canceller
         self.address = address  # host and port that a cancel goes to
-        self.transport: asyncio.Transport
         self.stream = BackendStream(parameters)
         self.process_id, self.secret_key = key
         self.client: ClientSession | None = None
         # Settings that were applied last; None when a statement may have changed them since.
         self.settings: Settings = NO_SETTINGS
-        self.is_reading_paused = False
         self.cancels_under_way = 0  # the server is not lent again before they have ended
         self._has_release_due = False
         self._errand_done: ErrandDone | None = None
@@ -98,9 +96,6 @@ class ServerConnection(asyncio.Protocol):
         self._is_mid_outgoing = False  # the client went away before the end of a message
 
     # --- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
 
     def data_received(self, data: bytes) -> None:
         stream = self.stream
@@ -220,19 +215,6 @@ class ServerConnection(asyncio.Protocol):
         if self._has_release_due and not self.cancels_under_way and not self._is_closing:
             self._has_release_due = False
             self.release()
-
-    def pause_reading(self) -> None:
-        """Stops reading from PostgreSQL: the client does not keep up."""
-        if not self.is_reading_paused and not self.transport.is_closing():
-            self.is_reading_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Undoes `pause_reading`."""
-        if self.is_reading_paused:
-            self.is_reading_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
     # --- the end
 

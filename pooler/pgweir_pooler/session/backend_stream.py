@@ -28,6 +28,7 @@ from pgweir_pooler.wire.framing import (
     QUERY,
     READY_FOR_QUERY,
     ROW_DESCRIPTION,
+    SYNC,
     read_header,
 )
 from pgweir_pooler.wire.messages import (
@@ -176,8 +177,13 @@ class BackendStream:
         if len(owed) == 1 and owed[0] == QUERY and not (pipeline.is_copying_in or pipeline.is_confused):
             owed.popleft()  # what `Pipeline.ready` would do in the most common case, without the call
             pipeline.status = status
-            pipeline.is_unsynced = False
+            if pipeline.is_unsynced:
+                pipeline.is_unsynced = False
+                self.is_tainted = True
             return status == IDLE
+        # A Query or FunctionCall behind extended messages without a Sync can leave PostgreSQL 18 with a portal that
+        # breaks the next query ("unexpected state STARTED"): such a server is reset, or closed if that fails.
+        self.is_tainted = self.is_tainted or (pipeline.is_unsynced and bool(owed) and owed[0] != SYNC)
         is_free = pipeline.ready(status)
         if pipeline.refusals and self._put_in_refusals(data, after):
             is_free = status == IDLE and pipeline.is_settled

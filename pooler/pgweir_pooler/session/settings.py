@@ -49,7 +49,8 @@ def split_application_name(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def render_parameters(parameters: dict[bytes, bytes], application_name: str | None) -> bytes:
-    """ParameterStatus messages of what a server reported, with the client's own application name."""
+    """ParameterStatus messages of what a server reported, with the client's own application name if it gave one."""
     shown = dict(parameters)
-    shown[b"application_name"] = (application_name or "").encode()
+    if application_name is not None:
+        shown[b"application_name"] = application_name.encode()
     return b"".join(parameter_status(name, value) for name, value in shown.items())
