@@ -25,16 +25,6 @@ class Histogram:
         self.counts[i if i < HISTOGRAM_BUCKETS else HISTOGRAM_BUCKETS - 1] += 1
         self.sum_s += seconds
 
-    def observe_both(self, other: "Histogram", seconds: float) -> None:
-        """Counts one duration here and in another histogram: a query that is a transaction of its own."""
-        i = int(seconds * 1e6).bit_length()
-        if i >= HISTOGRAM_BUCKETS:
-            i = HISTOGRAM_BUCKETS - 1
-        self.counts[i] += 1
-        self.sum_s += seconds
-        other.counts[i] += 1
-        other.sum_s += seconds
-
     def quantile(self, q: float) -> float:
         """The q-quantile in seconds, interpolated inside its bucket; 0.0 when nothing was counted."""
         return quantile(self.counts, q)

@@ -23,6 +23,7 @@ from pgweir_pooler.errors import (
 from pgweir_pooler.net.flow import PausableProtocol, StallWatch
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.frontend_stream import FrontendStream
+from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
+    from pgweir_pooler.session.backend_stream import BackendStream
     from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
@@ -49,6 +51,7 @@ class ClientSession(PausableProtocol):
         "_claimed",
         "_closing_error",
         "_is_closing",
+        "_is_held_up",
         "_is_release_due",
         "_is_waiting",
         "_is_writing_paused",
@@ -90,6 +93,7 @@ class ClientSession(PausableProtocol):
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
         self._lost_in_a_row = 0  # servers that ended before they took our settings
         self._pending = b""  # sent by the client while it waits
+        self._is_held_up = False  # what the client sends now goes to `_pending`: it waits, must read first, or ends
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
@@ -106,13 +110,11 @@ class ClientSession(PausableProtocol):
         if server is not None:
             self._forward(server, data)
             return
-        if self._is_waiting or self._pending:
+        if self._is_held_up:
             self._wait_with(data)
             return
-        if self._is_closing:
-            return
         stream = self.stream
-        work = data if data[0] == QUERY and not stream.remaining and not stream.held else stream.skim(data)
+        work = data if data[0] == QUERY and stream.is_at_start else stream.skim(data)
         if work:
             self._start(work)
         elif stream.has_news:
@@ -122,7 +124,7 @@ class ClientSession(PausableProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_closing = True
+        self._is_closing = self._is_held_up = True
         self._stop_stall_watch()
         self.clients.left(self)
         self._pending = b""
@@ -156,6 +158,7 @@ class ClientSession(PausableProtocol):
     def _start(self, work: bytes) -> None:
         """The client wants something while it holds no server."""
         self._pending = work
+        self._is_held_up = True
         if self._is_writing_paused:  # it must read what it got before it gets more
             self.pause_reading()
             return
@@ -168,6 +171,8 @@ class ClientSession(PausableProtocol):
             self.granted(server)
 
     def _wait_with(self, data: bytes) -> None:
+        if self._is_closing:
+            return
         self._pending += data
         if len(self._pending) > PENDING_LIMIT:
             self.pause_reading()
@@ -183,24 +188,21 @@ class ClientSession(PausableProtocol):
             self._claimed = server
             server.apply(self.settings, self._applied)
             return
-        self._is_waiting = False
+        self._is_waiting = self._is_held_up = False
         self.server = server
         server.client = self
         if self.mode == SESSION:
             server.stream.is_session_owned = True
         pending = self._pending
         self._pending = b""
-        self._started = self._transaction_started = perf_counter()
         if self.is_reading_paused:
             self.resume_reading()
         self._forward(server, pending)
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us."""
-        if (
-            self.pool is not self.held.pool and not self._is_closing
-        ):  # it drains because the tenant has moved: ask where it is now
-            self._ask_again()
+        if self.pool is not self.held.pool and not self._is_closing:
+            self._ask_again()  # it drains because the tenant has moved: ask where it is now
             return
         self._is_waiting = False
         self.close(error)
@@ -238,15 +240,15 @@ class ClientSession(PausableProtocol):
         stream = self.stream
         out = stream.receive(data, server.stream.pipeline)
         if out:
-            self.pool.counters.bytes_from_clients += len(out)
+            self.held.counters.bytes_from_clients += len(out)
             server.transport.write(out)
         if self._started == 0.0:
             self._started = perf_counter()
-            if self._transaction_started == 0.0:  # session mode: a server is granted only once
+            if self._transaction_started == 0.0:
                 self._transaction_started = self._started
         if stream.has_news:
             self._handle_news()
-        elif self._is_release_due and not stream.is_mid_message:
+        elif self._is_release_due and not stream.remaining:
             self._is_release_due = False
             pipeline = server.stream.pipeline
             if pipeline.is_settled and pipeline.status == IDLE:
@@ -255,25 +257,7 @@ class ClientSession(PausableProtocol):
     def on_ready(self, server: ServerConnection) -> None:
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
-        counters = self.pool.counters
-        counters.queries += backend.ready_count
-        if backend.errors:
-            counters.server_errors += backend.errors
-            backend.errors = 0
-        backend.ready_count = 0
-        now = perf_counter()
-        if not backend.transaction_count:
-            counters.query_time.observe(now - self._started)
-        else:
-            counters.transactions += backend.transaction_count
-            backend.transaction_count = 0
-            if self._started == self._transaction_started:
-                counters.query_time.observe_both(counters.transaction_time, now - self._started)
-            else:
-                counters.query_time.observe(now - self._started)
-                counters.transaction_time.observe(now - self._transaction_started)
-            self._transaction_started = 0.0
-        self._started = now if backend.pipeline.owed else 0.0
+        self._count(backend)
         if backend.is_free:
             if self.mode == SESSION and self._closing_error is None:
                 server.feed_rest()
@@ -289,6 +273,35 @@ class ClientSession(PausableProtocol):
                     hint="Connect to the transaction-mode port.",
                 )
             )
+
+    def _count(self, backend: "BackendStream") -> None:
+        """Takes over what the stream counted, and times the query and the transaction that ended."""
+        counters = self.held.counters
+        counters.queries += backend.ready_count
+        backend.ready_count = 0
+        if backend.errors:
+            counters.server_errors += backend.errors
+            backend.errors = 0
+        now = perf_counter()
+        started = self._started
+        query_s = now - started
+        i = int(query_s * 1e6).bit_length()  # `Histogram.observe`, without the call
+        if i >= HISTOGRAM_BUCKETS:
+            i = HISTOGRAM_BUCKETS - 1
+        times = counters.query_time
+        times.counts[i] += 1
+        times.sum_s += query_s
+        if backend.transaction_count:
+            counters.transactions += backend.transaction_count
+            backend.transaction_count = 0
+            times = counters.transaction_time
+            if started == self._transaction_started:
+                times.counts[i] += 1
+                times.sum_s += query_s
+            else:
+                times.observe(now - self._transaction_started)
+            self._transaction_started = 0.0
+        self._started = now if backend.pipeline.owed else 0.0
 
     def _release(self, server: ServerConnection) -> None:
         self.server = None
@@ -324,7 +337,7 @@ class ClientSession(PausableProtocol):
         error = ClientStalled("the client does not read its results")
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
-        self._is_closing = True
+        self._is_closing = self._is_held_up = True
         self.transport.abort()
 
     def _stop_stall_watch(self) -> None:
@@ -362,7 +375,7 @@ class ClientSession(PausableProtocol):
         self._close_transport()
 
     def _close_transport(self) -> None:
-        self._is_closing = True
+        self._is_closing = self._is_held_up = True
         self._let_go()
         self.transport.close()
         if self.transport.get_write_buffer_size():

@@ -22,6 +22,8 @@ from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.ledger import PoolLedger
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
 
+from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
@@ -148,25 +150,22 @@ class Pool:
         ledger = self.ledger
         slot = connection.slot
         now = self._now()
-        if ledger.waiters and not self.instance.is_performing:
+        instance = self.instance
+        if ledger.waiters and not instance.is_performing:
             handed = ledger.pass_on(slot, now)
             if handed is not None:
-                self._hand_over(slot, handed)
+                # A Grant without the way through the queue of effects: 0.5 us less per query of a busy pool.
+                instance.is_performing = True  # what the waiter does in turn is performed after it
+                try:
+                    self._lend(slot, *handed)
+                finally:
+                    instance.is_performing = False
+                if instance.due:
+                    instance.perform(())
                 return
         effects = ledger.give_back(slot, now)
         if effects:
             self._carry_out(effects)
-
-    def _hand_over(self, slot: Slot, handed: tuple[Waiter, float]) -> None:
-        """A Grant without the way through the queue of effects: 0.5 us less per query of a busy pool."""
-        instance = self.instance
-        instance.is_performing = True  # what the waiter does in turn is performed after it
-        try:
-            self._lend(slot, *handed)
-        finally:
-            instance.is_performing = False
-        if instance.due:
-            instance.perform(())
 
     # --- the rest of a loan and of a server
 
@@ -291,7 +290,10 @@ class Pool:
         counters = self.counters
         counters.checkouts += 1
         counters.waits += 1
-        counters.wait_time.observe(waited_s)
+        waits = counters.wait_time  # `observe`, without the call
+        i = int(waited_s * 1e6).bit_length()
+        waits.counts[i if i < HISTOGRAM_BUCKETS else -1] += 1
+        waits.sum_s += waited_s
         assert slot.connection is not None
         try:
             waiter.granted(slot.connection)

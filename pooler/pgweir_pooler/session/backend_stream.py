@@ -123,13 +123,43 @@ class BackendStream:
         if pos > end:
             self._remaining = pos - end
             return data
+        pipeline = self.pipeline
+        owed = pipeline.owed
+        if pipeline.is_plain and len(owed) == 1 and owed[0] == QUERY:
+            # By far the most common case: rows for one Query, and its end. Nothing is booked but the end. The general
+            # loop below would do the same in twice the time (650 ns against 330 for one row).
+            last = end - HEADER_SIZE
+            while pos <= last:
+                tag, length = read_header(data, pos)
+                if tag == DATA_ROW or tag == ROW_DESCRIPTION:
+                    pos += 1 + length
+                elif tag == COMMAND_COMPLETE:
+                    after = pos + 1 + length
+                    if after > end or length < 4 or data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
+                        break
+                    pos = after
+                elif tag == READY_FOR_QUERY and pos + 6 == end and length == 5 and data[pos + 5] == IDLE:
+                    owed.popleft()
+                    pipeline.status = IDLE
+                    self._remaining = 0
+                    self.ready_count += 1
+                    self.transaction_count += 1
+                    self.is_free = True
+                    return data
+                else:
+                    break
+        return self._receive(data, pos, end)
+
+    def _receive(self, data: bytes, pos: int, end: int) -> bytes:
+        """The general case of `receive`, from the message boundary `pos` on; it may lie behind the end."""
         self._remaining = 0
+        if pos > end:
+            self._remaining = pos - end
+            return data
         pipeline = self.pipeline
         owed = pipeline.owed
         if not owed:
             self._look_for_rows(data, pos)
-        # While one Query is answered there is nothing to book but its end; only its command tags are of interest.
-        is_simple = len(owed) == 1 and owed[0] == QUERY and not pipeline.is_copying_in
         while pos < end:
             if end - pos < HEADER_SIZE:
                 self._held = data[pos:]
@@ -137,7 +167,7 @@ class BackendStream:
                 break
             tag, length = read_header(data, pos)
             after = pos + 1 + length
-            if tag == DATA_ROW or tag == COPY_DATA or (is_simple and tag == ROW_DESCRIPTION):
+            if tag == DATA_ROW or tag == COPY_DATA:
                 if after > end:
                     self._remaining = after - end
                     break
@@ -157,10 +187,8 @@ class BackendStream:
                     self.rest = data[after:]
                     end = after
                     break
-                is_simple = False
-            elif not is_simple or tag != COMMAND_COMPLETE or data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
+            else:
                 self._book(tag, data, pos, after)
-                is_simple = is_simple and not pipeline.is_copying_in
             pos = after
         if self._parts:
             return self._joined(data, end)
@@ -174,13 +202,6 @@ class BackendStream:
         self.ready_count += 1
         if status == IDLE:
             self.transaction_count += 1
-        if len(owed) == 1 and owed[0] == QUERY and not (pipeline.is_copying_in or pipeline.is_confused):
-            owed.popleft()  # what `Pipeline.ready` would do in the most common case, without the call
-            pipeline.status = status
-            if pipeline.is_unsynced:
-                pipeline.is_unsynced = False
-                self.is_tainted = True
-            return status == IDLE
         # A Query or FunctionCall behind extended messages without a Sync can leave PostgreSQL 18 with a portal that
         # breaks the next query ("unexpected state STARTED"): such a server is reset, or closed if that fails.
         self.is_tainted = self.is_tainted or (pipeline.is_unsynced and bool(owed) and owed[0] != SYNC)
@@ -224,7 +245,7 @@ class BackendStream:
         while len(data) - pos >= HEADER_SIZE:
             tag, length = read_header(data, pos)
             if tag == DATA_ROW or tag == COPY_DATA:
-                self.pipeline.is_confused = True
+                self.pipeline.confuse()
                 return
             pos += 1 + max(length, 4)
 

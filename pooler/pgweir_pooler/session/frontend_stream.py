@@ -51,6 +51,7 @@ class FrontendStream:
         "error",
         "has_news",
         "has_terminated",
+        "is_at_start",
         "held",
         "keeps_names",
         "remaining",
@@ -66,6 +67,8 @@ class FrontendStream:
         # Public because two attributes are read per query, where a property would cost 60 ns.
         self.held = b""  # a header, or a name, that has not arrived whole and was not forwarded
         self.remaining = 0  # bytes still to come of a message that was forwarded in part
+        # None of the three around here: the next byte begins a message that counts. Kept by `skim` and `receive`.
+        self.is_at_start = True
         self._dropping_to_sync = False  # a message was refused: the ones up to the next Sync are not forwarded
 
     @property
@@ -75,6 +78,11 @@ class FrontendStream:
 
     def skim(self, data: bytes) -> bytes:
         """Feeds bytes while no server is held; returns those that need one, to be given to `receive` later."""
+        work = self._skim(data)
+        self._note()
+        return work
+
+    def _skim(self, data: bytes) -> bytes:
         if self.held:
             data = self.held + data
             self.held = b""
@@ -104,17 +112,26 @@ class FrontendStream:
         """Feeds bytes while a server is held; returns those to forward, booked in `pipeline`."""
         end = len(data)
         if (
-            end > HEADER_SIZE
+            self.is_at_start
+            and end > HEADER_SIZE
             and data[0] == QUERY
-            and not (self.held or self.remaining or self._dropping_to_sync or pipeline.is_skipping)
+            and not pipeline.is_skipping
             and read_header(data, 0)[1] == end - 1
         ):
             pipeline.owed.append(QUERY)  # one whole Query, by far the most common case
             return data
+        out = self._receive(data, pipeline)
+        self._note()
+        return out
+
+    def _note(self) -> None:
+        self.is_at_start = not (self.held or self.remaining or self._dropping_to_sync)
+
+    def _receive(self, data: bytes, pipeline: Pipeline) -> bytes:
         if self.held:
             data = self.held + data
             self.held = b""
-            end = len(data)
+        end = len(data)
         pos = self.remaining
         if pos > end:
             self.remaining = pos - end

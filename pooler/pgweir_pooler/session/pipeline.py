@@ -97,7 +97,16 @@ _LEAVES: dict[int, tuple[int, ...]] = {
 class Pipeline:
     """The replies that one server owes to the client that holds it."""
 
-    __slots__ = ("is_confused", "is_copying_in", "is_skipping", "is_unsynced", "owed", "refusals", "status")
+    __slots__ = (
+        "is_confused",
+        "is_copying_in",
+        "is_plain",
+        "is_skipping",
+        "is_unsynced",
+        "owed",
+        "refusals",
+        "status",
+    )
 
     def __init__(self) -> None:
         # Appended by `FrontendStream` when a message's header is forwarded; removed here only.
@@ -109,6 +118,8 @@ class Pipeline:
         self.is_copying_in = False  # the head of `owed` is a COPY FROM STDIN that the server reads
         self.is_unsynced = False  # extended-protocol messages were answered, and no ReadyForQuery since
         self.is_confused = False
+        # None of the four above: what readers ask per query. Brought up to date by `ready` and `received`.
+        self.is_plain = True
 
     @property
     def is_settled(self) -> bool:
@@ -160,6 +171,19 @@ class Pipeline:
 
     def ready(self, status: int) -> bool:
         """A ReadyForQuery arrived. Returns whether the server is free now."""
+        is_free = self._ready(status)
+        self._note()
+        return is_free
+
+    def confuse(self) -> None:
+        """The server said something that cannot be: it is never free again."""
+        self.is_confused = True
+        self.is_plain = False
+
+    def _note(self) -> None:
+        self.is_plain = not (self.is_copying_in or self.is_unsynced or self.is_confused or self.is_skipping)
+
+    def _ready(self, status: int) -> bool:
         owed = self.owed
         self.status = status
         self.is_unsynced = False
@@ -178,6 +202,10 @@ class Pipeline:
 
     def received(self, tag: int) -> None:
         """Books any other message from the server, asynchronous ones (notice, parameter, notification) excepted."""
+        self._received(tag)
+        self._note()
+
+    def _received(self, tag: int) -> None:
         owed = self.owed
         self._drop_idle_copy_ends()
         while owed and owed[0] == MAYBE_SYNC:
