@@ -7,7 +7,6 @@ the configuration again at once. Exit code 0 after a drain, 1 when it could not 
 
 import asyncio
 import datetime
-import gc
 import resource
 import secrets
 import signal
@@ -127,9 +126,6 @@ class PoolerProcess:
         watching = loop.create_task(self._config.watch(), name="watch the configuration")
         try:
             await self._listen(self._cluster.listeners)
-            # What is here now stays: a full collection must not walk thousands of tenants (20 ms) again and again.
-            gc.collect()
-            gc.freeze()
             self.state = "Serving"
             log.info("serving", member=self.member, listeners=[x.name for x in self._cluster.listeners])
             stopping = loop.create_task(self._stop_wanted.wait(), name="wait for a signal")

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
-    from pgweir_pooler.session.backend_stream import BackendStream
     from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
@@ -164,10 +163,8 @@ class ClientSession(PausableProtocol):
             return
         self._is_waiting = True
         self.pool = pool = self.held.pool
-        server = pool.take()
-        if server is None:
-            pool.ask(self)
-        else:
+        server = pool.checkout(self)
+        if server is not None:
             self.granted(server)
 
     def _wait_with(self, data: bytes) -> None:
@@ -197,7 +194,13 @@ class ClientSession(PausableProtocol):
         self._pending = b""
         if self.is_reading_paused:
             self.resume_reading()
-        self._forward(server, pending)
+        stream = self.stream  # `_forward`, without the call and what cannot be yet
+        out = stream.receive(pending, server.stream.pipeline)
+        self.held.counters.bytes_from_clients += len(out)
+        server.transport.write(out)
+        self._started = self._transaction_started = perf_counter()
+        if stream.has_news:
+            self._handle_news()
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us."""
@@ -257,31 +260,9 @@ class ClientSession(PausableProtocol):
     def on_ready(self, server: ServerConnection) -> None:
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
-        self._count(backend)
-        if backend.is_free:
-            if self.mode == SESSION and self._closing_error is None:
-                server.feed_rest()
-            elif self.stream.remaining:
-                self._is_release_due = True
-                server.feed_rest()
-            else:
-                self._release(server)
-        elif self.mode == STATEMENT and backend.pipeline.status != IDLE and not self._is_closing:
-            self.close(
-                TransactionInStatementMode(
-                    "transaction blocks do not work in statement mode",
-                    hint="Connect to the transaction-mode port.",
-                )
-            )
-
-    def _count(self, backend: "BackendStream") -> None:
-        """Takes over what the stream counted, and times the query and the transaction that ended."""
         counters = self.held.counters
         counters.queries += backend.ready_count
         backend.ready_count = 0
-        if backend.errors:
-            counters.server_errors += backend.errors
-            backend.errors = 0
         now = perf_counter()
         started = self._started
         query_s = now - started
@@ -302,6 +283,27 @@ class ClientSession(PausableProtocol):
                 times.observe(now - self._transaction_started)
             self._transaction_started = 0.0
         self._started = now if backend.pipeline.owed else 0.0
+        if backend.errors:
+            counters.server_errors += backend.errors
+            backend.errors = 0
+        if not backend.is_free:
+            if self.mode == STATEMENT and backend.pipeline.status != IDLE:
+                self._refuse_transaction()
+        elif self.mode == SESSION and self._closing_error is None:
+            server.feed_rest()
+        elif self.stream.remaining:
+            self._is_release_due = True
+            server.feed_rest()
+        else:
+            self._release(server)
+
+    def _refuse_transaction(self) -> None:
+        self.close(
+            TransactionInStatementMode(
+                "transaction blocks do not work in statement mode",
+                hint="Connect to the transaction-mode port.",
+            )
+        )
 
     def _release(self, server: ServerConnection) -> None:
         self.server = None

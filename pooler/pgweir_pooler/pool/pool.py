@@ -21,7 +21,6 @@ from pgweir_pooler.pool.instance_ledger import InstanceLedger
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.ledger import PoolLedger
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
-
 from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 
 if TYPE_CHECKING:
@@ -136,6 +135,18 @@ class Pool:
             return None
         self.counters.checkouts += 1
         return slot.connection
+
+    def checkout(self, waiter: Waiter) -> Connection | None:
+        """`take`, else `ask`: the server, or None when the waiter waits or has been told."""
+        ledger = self.ledger
+        if ledger.idle:
+            return self.take()
+        effects = ledger.ask(waiter, self._now())
+        if effects:
+            self.instance.perform(effects)
+        if ledger.wake_at < self._timer_at:
+            self.arm()
+        return None
 
     def ask(self, waiter: Waiter) -> None:
         """Queues the waiter; it is told at once when there is a server, or no hope for one."""
