@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -287,7 +288,9 @@ TYPED = st.builds(lambda tag, kind, body: message(tag, kind + body), TAGS, KINDS
 @given(st.lists(TYPED | st.binary(max_size=20) | st.sampled_from([OK, SASL, PARAMETERS, KEY, READY])), cuts)
 def test_random_bytes_give_steps_and_end_once(chunks: list[bytes], places: list[int]) -> None:
     def steps(pieces: Sequence[bytes]) -> list[object]:
-        return all_steps(login("secret").receive, pieces)
+        # `rest` is what came in the same piece as the ReadyForQuery, so it depends on the cut.
+        found = all_steps(login("secret").receive, pieces)
+        return [replace(step, rest=b"") if isinstance(step, LoggedIn) else step for step in found]
 
     found = fed_every_way(steps, b"".join(chunks), places)
     closing = [not isinstance(step, Send) for step in found]
