@@ -103,7 +103,7 @@ class PoolerProcess:
     @property
     def logins_in_progress(self) -> int:
         """Connections that have not logged in yet."""
-        return len(self._clients.logins)
+        return len(self._clients.logins) + len(self._clients.admitted)
 
     # --- life
 
@@ -177,7 +177,7 @@ class PoolerProcess:
         log.info("draining", clients=len(clients.sessions), timeout_s=timeout_s)
         for server in self._servers:
             server.close()
-        for login in list(clients.logins):
+        for login in [*clients.logins, *clients.admitted]:
             login.refuse_for_drain()
         for i, session in enumerate(list(clients.sessions.values())):
             session.close_at_boundary("")

@@ -1,6 +1,7 @@
 """Clients that speak something else, too much, or nothing at all."""
 
 import asyncio
+import signal
 
 import pytest
 
@@ -8,10 +9,11 @@ from harness import messages
 from harness.config import cluster, tenant
 from harness.databases import Database
 from harness.messages import error_fields
-from harness.raw_client import RawClient, ServerClosedError
+from harness.pooler import Pooler
+from harness.raw_client import RawClient, ServerClosedError, ServerRefusedError
 from harness.waiting import until
-from net.poolers import NewPooler, is_at_rest
-from pgweir_contract.models import ClusterLimits, Listener
+from net.poolers import NewPooler, is_at_rest, pool_status
+from pgweir_contract.models import ClusterLimits, Listener, TenantEntry
 
 
 async def _answer(port: int, data: bytes) -> bytes:
@@ -130,3 +132,63 @@ async def test_named_statements_are_refused_in_transaction_mode_and_the_session_
         assert messages.tags(await client.receive_until(b"Z")) == b"EZ"
     client.close()
     await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+async def test_the_oldest_of_too_many_half_open_logins_makes_room(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry, cluster_file=cluster(limits=ClusterLimits(max_half_open_logins=3, drain_timeout=2.0)))
+    silent = []
+    for number in range(3):
+        silent.append(await RawClient.open("127.0.0.1", process.port()))
+        await until(
+            lambda wanted=number + 1: process.metrics()["pgweir_logins_in_progress"] == wanted,  # type: ignore[misc]
+            "the connection accepted",
+        )
+    client = await RawClient.connect(process.address(entry))
+    assert await client.values("select 1") == [[b"1"]]
+    assert await silent[0].wait_closed() == b""
+    assert [other.closed for other in silent] == [True, False, False]
+    client.close()
+    for other in silent[1:]:
+        other.abort()
+
+
+async def _waiting_logins(process: Pooler, entry: TenantEntry, count: int) -> list[asyncio.Task[RawClient]]:
+    """Logins, one after the other, that have to ask a server for their parameters while there is none."""
+    logins: list[asyncio.Task[RawClient]] = []
+    for number in range(count):
+        settings = {"options": f"-c work_mem={100 + number}kB"}
+        logins.append(asyncio.create_task(RawClient.connect(process.address(entry), settings)))
+        await until(lambda: pool_status(process, entry)["waiting"] == len(logins), "it waits")
+    return logins
+
+
+async def test_logins_that_wait_for_a_server_lock_nobody_out(pooler: NewPooler, database18: Database) -> None:
+    full, other = tenant(database18, "full", size=1), tenant(database18, "other", size=1)
+    limits = ClusterLimits(max_half_open_logins=3, drain_timeout=2.0)
+    process = pooler(full, other, cluster_file=cluster(limits=limits))
+    holder = await RawClient.connect(process.address(full))
+    await holder.query("begin")
+    logins = await _waiting_logins(process, full, 3)
+    client = await RawClient.connect(process.address(other))
+    assert await client.values("select 1") == [[b"1"]]
+    client.close()
+    assert process.metrics()["pgweir_logins_in_progress"] == 3
+    await holder.query("commit")
+    for waiting in await asyncio.gather(*logins):
+        waiting.close()
+    holder.close()
+    await until(lambda: process.metrics()["pgweir_logins_in_progress"] == 0, "all logged in")
+
+
+async def test_a_drain_refuses_logins_that_wait_for_a_server(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    holder = await RawClient.connect(process.address(entry))
+    await holder.query("begin")
+    [login] = await _waiting_logins(process, entry, 1)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(ServerRefusedError) as caught:
+        await login
+    assert caught.value.sqlstate == "57P01"
+    holder.abort()

@@ -79,13 +79,11 @@ class ClientLogin(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
         clients = self._clients
         clients.counters.clients_accepted += 1
-        if len(clients.logins) >= clients.limits.max_half_open_logins:
-            # Nobody has said a word yet, so there is nothing to answer: closing is cheapest under a flood.
-            clients.counters.error(TooManyClients.__name__)
-            self._is_closing = True
-            self._transport.abort()
-            return
-        clients.logins.add(self)
+        while len(clients.logins) >= clients.limits.max_half_open_logins:
+            # Refusing the newest would let a few silent connections lock everybody out until their timeout; the
+            # oldest has had its time.
+            next(iter(clients.logins)).make_room()
+        clients.logins[self] = None
         keep_alive(transport)
         directory = clients.directory
         self._login = FrontendLogin(
@@ -173,6 +171,10 @@ class ClientLogin(asyncio.Protocol):
             self._refuse(over)
             return
         self._is_counted = True
+        # From here the tenant's limit on clients bounds it: one tenant's logins that wait for a server must not take
+        # the places of others.
+        del clients.logins[self]
+        clients.admitted[self] = None
         self._held = held = clients.directory.pool_for(tenant, database, login)
         settings, _ = split_application_name(admitted.settings)
         known = held.parameters.get(settings)
@@ -269,6 +271,13 @@ class ClientLogin(asyncio.Protocol):
         if early:
             session.data_received(early)
 
+    def make_room(self) -> None:
+        """There are too many that have not logged in: this one ends without a word, which is cheapest in a flood."""
+        self._clients.counters.error(TooManyClients.__name__)
+        self._is_closing = True
+        self._forget()
+        self._transport.abort()
+
     def refuse_for_drain(self) -> None:
         """The process drains: nobody new comes in."""
         self._refuse(Terminated("the pooler is shutting down"))
@@ -298,7 +307,8 @@ class ClientLogin(asyncio.Protocol):
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
 
     def _forget(self) -> None:
-        self._clients.logins.discard(self)
+        self._clients.logins.pop(self, None)
+        self._clients.admitted.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -38,7 +38,9 @@ class Clients:
         self.counters = counters
         self.client_limits = ClientLimits()
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
-        self.logins: set[ClientLogin] = set()  # connected, not logged in
+        # Both ordered by time; a ClientLogin enters and leaves them by itself.
+        self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
+        self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
         self.is_draining = False
         self.default_tenant: str | None = None  # for clients that name none
