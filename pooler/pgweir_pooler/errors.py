@@ -66,10 +66,28 @@ class StatementNotSupported(NotSupported):
         return "NotSupported"
 
 
+class NoUnnamedStatement(PoolerError):
+    """Bind or Describe of the unnamed statement by a client that has parsed none since it got its server."""
+
+    sqlstate = "26000"
+    severity = "ERROR"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "unnamed prepared statement does not exist",
+            hint="In transaction mode it lives until its transaction ends: parse it again, or use session mode.",
+        )
+
+
 class TransactionInStatementMode(PoolerError):
     """A transaction block was opened on a listener in statement mode."""
 
     sqlstate = "0A000"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "transaction blocks do not work in statement mode", hint="Connect to the transaction-mode port."
+        )
 
 
 # --- login

@@ -22,16 +22,18 @@ from pgweir_pooler.errors import (
 )
 from pgweir_pooler.net.flow import PausableProtocol, StallWatch
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
+from pgweir_pooler.pool.keys import CloseReason
+from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
 from pgweir_pooler.session.frontend_stream import FrontendStream
-from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 from pgweir_pooler.wire.framing import IDLE, QUERY
-from pgweir_pooler.wire.messages import error_response_for
+from pgweir_pooler.wire.messages import TERMINATE, error_response_for
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
+    from pgweir_pooler.session.backend_stream import BackendStream
     from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
@@ -123,6 +125,11 @@ class ClientSession(PausableProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_waiting and not self._is_closing and self._pending.endswith(TERMINATE):
+            # It said goodbye behind its last query and did not wait: the query is carried out when there is a server.
+            self._stop_stall_watch()
+            self.clients.left(self)
+            return
         self._is_closing = self._is_held_up = True
         self._stop_stall_watch()
         self.clients.left(self)
@@ -251,7 +258,7 @@ class ClientSession(PausableProtocol):
                 self._transaction_started = self._started
         if stream.has_news:
             self._handle_news()
-        elif self._is_release_due and not stream.remaining:
+        elif self._is_release_due and not stream.remaining and not stream.awaits_execute:
             self._is_release_due = False
             pipeline = server.stream.pipeline
             if pipeline.is_settled and pipeline.status == IDLE:
@@ -261,53 +268,45 @@ class ClientSession(PausableProtocol):
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
         counters = self.held.counters
-        counters.queries += backend.ready_count
-        backend.ready_count = 0
         now = perf_counter()
-        started = self._started
-        query_s = now - started
-        i = int(query_s * 1e6).bit_length()  # `Histogram.observe`, without the call
-        if i >= HISTOGRAM_BUCKETS:
-            i = HISTOGRAM_BUCKETS - 1
-        times = counters.query_time
-        times.counts[i] += 1
-        times.sum_s += query_s
+        counters.queries_ended(
+            backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
+        )
+        backend.ready_count = 0
         if backend.transaction_count:
-            counters.transactions += backend.transaction_count
             backend.transaction_count = 0
-            times = counters.transaction_time
-            if started == self._transaction_started:
-                times.counts[i] += 1
-                times.sum_s += query_s
-            else:
-                times.observe(now - self._transaction_started)
             self._transaction_started = 0.0
         self._started = now if backend.pipeline.owed else 0.0
         if backend.errors:
             counters.server_errors += backend.errors
             backend.errors = 0
+            self.stream.awaits_execute = False  # maybe it was the Parse that failed
+            if backend.must_end:
+                self._end_refused(backend)
+                return
         if not backend.is_free:
             if self.mode == STATEMENT and backend.pipeline.status != IDLE:
-                self._refuse_transaction()
+                self.close(TransactionInStatementMode())
         elif self.mode == SESSION and self._closing_error is None:
             server.feed_rest()
-        elif self.stream.remaining:
+        elif self.stream.remaining or self.stream.awaits_execute:
             self._is_release_due = True
             server.feed_rest()
         else:
             self._release(server)
 
-    def _refuse_transaction(self) -> None:
-        self.close(
-            TransactionInStatementMode(
-                "transaction blocks do not work in statement mode",
-                hint="Connect to the transaction-mode port.",
-            )
-        )
+    def _end_refused(self, backend: "BackendStream") -> None:
+        """The client has read a FATAL error in the place of a reply."""
+        backend.must_end = False
+        self.clients.counters.error(LISTEN_REFUSED.code)
+        self.clients.log_closed(self, LISTEN_REFUSED)
+        self._close_transport()
 
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
+        if self.stream.has_unnamed:
+            self.stream.loan_ended()
         if self._stall_watch is not None:
             self._stop_stall_watch()
         if self.is_reading_paused:
@@ -340,6 +339,10 @@ class ClientSession(PausableProtocol):
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
         self._is_closing = self._is_held_up = True
+        server, self.server = self.server, None
+        if server is not None:
+            server.client = None
+            server.pool.discard(server, CloseReason.CLIENT_STALLED)
         self.transport.abort()
 
     def _stop_stall_watch(self) -> None:
@@ -355,9 +358,7 @@ class ClientSession(PausableProtocol):
             return
         error = Terminated(detail)
         server = self.server
-        if (server is None and not self._is_waiting) or (
-            server is not None and self.mode == SESSION and self._is_idle_in(server)
-        ):
+        if self._is_idle_in(server) if server is not None else not self._is_waiting:
             self.close(error)
         else:
             self._closing_error = error
@@ -387,9 +388,6 @@ class ClientSession(PausableProtocol):
         """The stream has something to say beside bytes to forward."""
         stream = self.stream
         stream.has_news = False
-        if stream.reply:
-            self.transport.write(stream.reply)
-            stream.reply = b""
         if stream.error is not None:
             self.close(stream.error)
         elif stream.has_terminated:

@@ -171,7 +171,7 @@ class ServerConnection(PausableProtocol):
             server.settings = settings
             done(server, error)
 
-        self.run_errand(apply_settings(settings), 1, applied)
+        self.run_errand(*apply_settings(settings), applied)
 
     def release(self) -> None:
         """Gives the server back, rolled back and reset if need be. No client is attached any more."""
@@ -258,6 +258,10 @@ class ServerConnection(PausableProtocol):
             return
         if pipeline.is_settled:
             self._errand_ended()
+        elif pipeline.is_copying_in:  # a client left its COPY FROM STDIN with a Terminate: nobody will send the rest
+            self._errand_done = None
+            self._stop_timer()
+            self.pool.discard(self, CloseReason.CLIENT_GONE)
         elif pipeline.is_confused:
             self._broke_protocol(ServerProtocolError("an answer that does not fit the question"))
 

@@ -10,15 +10,15 @@ are kept from the client unless the session owns its server (`forwards_notificat
 somebody else's LISTEN.
 """
 
-from pgweir_pooler.errors import StatementNotSupported
+from pgweir_pooler.errors import NotSupported
 from pgweir_pooler.session.pipeline import Pipeline
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import (
     COMMAND_COMPLETE,
     COPY_DATA,
     DATA_ROW,
-    DESCRIBE,
     ERROR_RESPONSE,
+    FUNCTION_CALL,
     HEADER_SIZE,
     HELD_MESSAGE,
     IDLE,
@@ -38,12 +38,19 @@ from pgweir_pooler.wire.messages import (
 )
 
 # Command tags of statements that may leave something behind in the session: settings, prepared statements, cursors
-# WITH HOLD, registrations. A server that reported one is reset before it is shared again.
+# WITH HOLD, registrations, temporary objects, and whatever a block or a procedure did. A server that reported one is
+# reset before it is shared again.
 _TAINTING_TAGS = frozenset(
     {
         b"SET\0",
         b"RESET\0",
         b"LISTEN\0",
+        b"CREATE FUNCTION\0",
+        b"CREATE SEQUENCE\0",
+        b"CREATE VIEW\0",
+        b"CREATE TABLE\0",
+        b"CALL\0",
+        b"DO\0",
         b"PREPARE\0",
         b"LOAD\0",
         b"DECLARE CURSOR\0",
@@ -57,15 +64,11 @@ _TAINTING_TAGS = frozenset(
     }
 )
 _LISTEN_TAG = b"LISTEN\0"
-_LISTEN_REFUSED = error_response_for(
-    StatementNotSupported(
-        "LISTEN does not work in transaction mode", hint="Connect to the session-mode port for LISTEN."
-    )
+# It has been carried out when we hear of it, alone or among other statements: the session ends, so that nobody takes
+# the rest for undone.
+LISTEN_REFUSED = NotSupported(
+    "LISTEN does not work in transaction mode", hint="Connect to the session-mode port for LISTEN."
 )
-
-
-# A RowDescription has at most 1664 columns (MaxTupleAttributeNumber), each with a name of 63 bytes and 19 more.
-_HELD_DESCRIPTION = 1664 * (63 + 19) + 6
 
 
 class BackendStream:
@@ -81,6 +84,7 @@ class BackendStream:
         "is_session_owned",
         "is_tainted",
         "last_error",
+        "must_end",
         "parameters",
         "pipeline",
         "ready_count",
@@ -95,6 +99,7 @@ class BackendStream:
         self.is_free = False  # set by `receive` when it stopped behind the ReadyForQuery that frees the server
         self.rest = b""  # what followed it
         self.is_tainted = False  # the session may hold state that the next client must not see
+        self.must_end = False  # the client was told FATAL: its session ends at the next ReadyForQuery
         self.last_error: dict[str, str] = {}  # fields of the newest ErrorResponse that was read whole
         self.errors = 0  # counted since somebody last took them over, as the two below
         self.ready_count = 0
@@ -203,12 +208,11 @@ class BackendStream:
         if status == IDLE:
             self.transaction_count += 1
         # A Query or FunctionCall behind extended messages without a Sync can leave PostgreSQL 18 with a portal that
-        # breaks the next query ("unexpected state STARTED"): such a server is reset, or closed if that fails.
-        self.is_tainted = self.is_tainted or (pipeline.is_unsynced and bool(owed) and owed[0] != SYNC)
-        is_free = pipeline.ready(status)
-        if pipeline.refusals and self._put_in_refusals(data, after):
-            is_free = status == IDLE and pipeline.is_settled
-        return is_free
+        # breaks the next query ("unexpected state STARTED"): such a server is reset, or closed if that fails. What a
+        # function did that was called by its number cannot be seen either.
+        if owed and ((pipeline.is_unsynced and owed[0] != SYNC) or owed[0] == FUNCTION_CALL):
+            self.is_tainted = True
+        return pipeline.ready(status)
 
     def _book(self, tag: int, data: bytes, pos: int, after: int) -> None:
         """Any message but rows and ReadyForQuery, from `pos` to `after`; the end may not have arrived yet."""
@@ -218,7 +222,9 @@ class BackendStream:
             if body in _TAINTING_TAGS:
                 self.is_tainted = True
                 if body == _LISTEN_TAG and not self.is_session_owned:
-                    self._replace(data, pos, after, _LISTEN_REFUSED)
+                    self._replace(data, pos, after, error_response_for(LISTEN_REFUSED))
+                    self.must_end = True
+                    self.errors += 1
             if pipeline.owed and pipeline.owed[0] == QUERY and not pipeline.is_copying_in:
                 return
         elif tag == NOTICE_RESPONSE:
@@ -236,9 +242,9 @@ class BackendStream:
             self.errors += 1
             if after <= len(data):
                 self.last_error = parse_error_fields(data[pos + HEADER_SIZE : after])
-        pipeline.received(tag)
-        if pipeline.refusals:
-            self._put_in_refusals(data, after)
+        refusal = pipeline.received(tag)
+        if refusal:
+            self._replace(data, pos, after, refusal)
 
     def _look_for_rows(self, data: bytes, pos: int) -> None:
         """Rows are not booked one by one, so the ones that come while nothing is owed are looked for here."""
@@ -255,18 +261,8 @@ class BackendStream:
             if length > HELD_MESSAGE:
                 raise ServerProtocolError(f"message {chr(tag)!r} states a length of {length}")
             return False
-        if tag == ROW_DESCRIPTION:
-            # It takes its Describe away, and then an error of ours may follow: not in the middle of it.
-            owed = self.pipeline.owed
-            return not owed or owed[0] != DESCRIBE or length > _HELD_DESCRIPTION
         # A notice may come between two clients: no client may get half of one.
         return (tag != ERROR_RESPONSE and tag != NOTICE_RESPONSE) or length > HELD_MESSAGE
-
-    def _put_in_refusals(self, data: bytes, after: int) -> bool:
-        due = self.pipeline.refusal_due()
-        if due:
-            self._replace(data, after, after, due)
-        return bool(due)
 
     def _replace(self, data: bytes, begin: int, end: int, by: bytes) -> None:
         """Forwards `by` in place of data[begin:end]."""

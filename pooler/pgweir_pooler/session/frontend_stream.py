@@ -7,8 +7,8 @@ Close is looked at, because a named prepared statement of one client must never 
 server.
 """
 
-from pgweir_pooler.errors import PoolerError, ProtocolViolation, StatementNotSupported
-from pgweir_pooler.session.pipeline import REFUSAL, Pipeline
+from pgweir_pooler.errors import NoUnnamedStatement, PoolerError, ProtocolViolation, StatementNotSupported
+from pgweir_pooler.session.pipeline import Pipeline
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -16,13 +16,12 @@ from pgweir_pooler.wire.framing import (
     COPY_DONE,
     COPY_FAIL,
     DESCRIBE,
+    EXECUTE,
     FLUSH,
     FRONTEND_LIMITS,
-    FUNCTION_CALL,
     HEADER_SIZE,
     PARSE,
     QUERY,
-    SYNC,
     TERMINATE,
     read_header,
 )
@@ -30,8 +29,8 @@ from pgweir_pooler.wire.messages import error_response_for, message
 
 _IGNORED_WITHOUT_SERVER = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH})
 _NAMED = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
+_USES_STATEMENTS = frozenset({*_NAMED, EXECUTE, QUERY})
 _NAME_LIMIT = 8192  # a portal's name; PostgreSQL cuts identifiers at 63 bytes, drivers use about 20
-_FLUSH = message(b"H")
 _STATEMENT = 0x53  # S in Describe and Close
 
 _NAMED_STATEMENT = error_response_for(
@@ -41,35 +40,47 @@ _NAMED_STATEMENT = error_response_for(
         "asyncpg: statement_cache_size=0), or connect to the session-mode port.",
     )
 )
+_NO_UNNAMED_STATEMENT = error_response_for(NoUnnamedStatement())
+
+# What goes to the server in place of a refused message: a Bind to a statement that no client can have made, for their
+# names do not get there. PostgreSQL answers it as it would any statement that is unknown: the transaction fails, and it
+# skips to the next Sync.
+_REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
 
 
 class FrontendStream:
     """Reader of one client's messages after its login."""
 
     __slots__ = (
-        "_dropping_to_sync",
+        "_is_dropping",
+        "_refusal",
+        "awaits_execute",
         "error",
         "has_news",
         "has_terminated",
+        "has_unnamed",
         "held",
         "is_at_start",
         "keeps_names",
         "remaining",
-        "reply",
     )
 
     def __init__(self, *, keeps_names: bool) -> None:
         self.keeps_names = keeps_names  # session mode: names are the client's own, on a server of its own
-        self.has_news = False  # one of the three below was set; whoever looks at them clears it
+        self.has_news = False  # one of the two below was set; whoever looks at them clears it
         self.has_terminated = False  # the client sent Terminate; nothing after it counts
         self.error: PoolerError | None = None  # the client broke the protocol; nothing after it counts
-        self.reply = b""  # to be sent to the client now, from the last `receive`
         # Public because two attributes are read per query, where a property would cost 60 ns.
         self.held = b""  # a header, or a name, that has not arrived whole and was not forwarded
         self.remaining = 0  # bytes still to come of a message that was forwarded in part
-        # None of the three around here: the next byte begins a message that counts. Kept by `skim` and `receive`.
+        # The unnamed statement was parsed on the server that is held now. While it waits to be executed, a
+        # ReadyForQuery does not free the server: drivers may send Parse, Describe and Bind with a Sync after each.
+        self.has_unnamed = False
+        self.awaits_execute = False
+        # None of held, remaining and has_unnamed. Kept by `skim`, `receive` and `loan_ended`.
         self.is_at_start = True
-        self._dropping_to_sync = False  # a message was refused: the ones up to the next Sync are not forwarded
+        self._is_dropping = False  # what remains belongs to a message that was refused, and is not forwarded
+        self._refusal = b""  # set by `_book` for `_receive`
 
     @property
     def is_mid_message(self) -> bool:
@@ -124,8 +135,13 @@ class FrontendStream:
         self._note()
         return out
 
+    def loan_ended(self) -> None:
+        """The server goes back; what was parsed without a name is not ours to use any more."""
+        self.has_unnamed = self.awaits_execute = False
+        self._note()
+
     def _note(self) -> None:
-        self.is_at_start = not (self.held or self.remaining or self._dropping_to_sync)
+        self.is_at_start = not (self.held or self.remaining or self.has_unnamed)
 
     def _receive(self, data: bytes, pipeline: Pipeline) -> bytes:
         if self.held:
@@ -133,19 +149,30 @@ class FrontendStream:
             self.held = b""
         end = len(data)
         pos = self.remaining
+        begin = min(pos, end) if self._is_dropping else 0
         if pos > end:
             self.remaining = pos - end
-            return b"" if self._dropping_to_sync else data
+            return data[begin:]
         self.remaining = 0
-        if self._dropping_to_sync:
-            return self._forward_between_refusals(data, pos, pipeline)
-        stop = self._book(data, pos, pipeline)
-        if self._dropping_to_sync:
-            return data[:stop] + _flush(pipeline) + self._forward_between_refusals(data, stop, pipeline)
-        return data if stop == end else data[:stop]
+        self._is_dropping = False
+        parts: list[bytes] = []
+        while True:
+            stop = self._book(data, pos, pipeline)
+            parts.append(data[begin:stop])
+            if not self._refusal:
+                break
+            pipeline.refuse(self._refusal)
+            self._refusal = b""
+            parts.append(_REJECTED)
+            pos = begin = stop + 1 + read_header(data, stop)[1]
+            if pos >= end:
+                self.remaining = pos - end
+                self._is_dropping = pos > end
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _book(self, data: bytes, pos: int, pipeline: Pipeline) -> int:
-        """Books the messages from `pos`; returns the end of what may be forwarded."""
+        """Books the messages from `pos`; returns where what may be forwarded ends: at a refused message, if any."""
         end = len(data)
         owed = pipeline.owed
         while pos < end:
@@ -155,16 +182,18 @@ class FrontendStream:
             if not 4 <= length <= FRONTEND_LIMITS.get(tag, 0):
                 self._is_malformed(tag, length)
                 return pos
-            if tag in _NAMED and not self.keeps_names:
-                verdict = _names_statement(data, pos, length, tag)
-                if verdict is None:
-                    return self._hold(data, pos)
-                if verdict:
-                    self._refuse(pipeline)
-                    return pos
-            elif tag == TERMINATE:
+            if tag == TERMINATE:
                 self.has_terminated = self.has_news = True
                 return pos
+            if not self.keeps_names and tag in _USES_STATEMENTS:
+                if tag in _NAMED:
+                    is_named = _names_statement(data, pos, length, tag)
+                    if is_named is None:
+                        return self._hold(data, pos)
+                    if is_named or (tag in (BIND, DESCRIBE) and not self._may_use_unnamed(data, pos, tag)):
+                        self._refusal = _NAMED_STATEMENT if is_named else _NO_UNNAMED_STATEMENT
+                        return pos
+                self._note_statement(data, pos, tag)
             if tag != COPY_DATA and tag != FLUSH:
                 if pipeline.is_skipping:
                     pipeline.sent(tag)
@@ -173,6 +202,19 @@ class FrontendStream:
             pos += 1 + length
         self.remaining = pos - end
         return end
+
+    def _may_use_unnamed(self, data: bytes, pos: int, tag: int) -> bool:
+        """Whether Bind or Describe at `pos` finds the client's own unnamed statement, or wants none."""
+        return self.has_unnamed or (tag == DESCRIBE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S")
+
+    def _note_statement(self, data: bytes, pos: int, tag: int) -> None:
+        """Follows the unnamed statement: whether it is there, and still waits to be executed."""
+        if tag == PARSE:
+            self.has_unnamed = self.awaits_execute = True
+        elif tag == EXECUTE:
+            self.awaits_execute = False
+        elif tag == QUERY or (tag == CLOSE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"S"):
+            self.has_unnamed = self.awaits_execute = False
 
     def _is_malformed(self, tag: int, length: int) -> bool:
         limit = FRONTEND_LIMITS.get(tag)
@@ -192,56 +234,6 @@ class FrontendStream:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
         return pos
-
-    def _refuse(self, pipeline: Pipeline) -> None:
-        """Answers a message by an error of ours; the ones up to the next Sync are dropped, as PostgreSQL does."""
-        reply = pipeline.refuse(_NAMED_STATEMENT)
-        if reply:
-            self.reply += reply
-            self.has_news = True
-        self._dropping_to_sync = True
-
-    def _forward_between_refusals(self, data: bytes, pos: int, pipeline: Pipeline) -> bytes:
-        """Drops messages from `pos` up to a Sync and goes on normally from there, as often as it takes."""
-        parts: list[bytes] = []
-        while True:
-            pos = self._drop_to_sync(data, pos)
-            if self._dropping_to_sync:
-                return b"".join(parts)
-            begin = pos
-            pos = self._book(data, pos, pipeline)
-            parts.append(data[begin:pos])
-            if not self._dropping_to_sync:
-                return b"".join(parts)
-            parts.append(_flush(pipeline))
-
-    def _drop_to_sync(self, data: bytes, pos: int) -> int:
-        """Drops messages from `pos`; returns the place of the Sync that ends it, if there is one."""
-        end = len(data)
-        while pos < end:
-            if end - pos < HEADER_SIZE:
-                self.held = data[pos:]
-                return end
-            tag, length = read_header(data, pos)
-            if self._is_malformed(tag, length):
-                return end
-            if tag == TERMINATE:
-                self.has_terminated = self.has_news = True
-                return end
-            if tag == SYNC:
-                self._dropping_to_sync = False
-                return pos
-            pos += 1 + length
-        self.remaining = pos - end
-        return end
-
-
-def _flush(pipeline: Pipeline) -> bytes:
-    """A Flush where a refusal waits for replies that the server keeps for a Sync: the client may wait for it first."""
-    owed = pipeline.owed
-    if len(owed) > 1 and owed[-1] == REFUSAL and owed[-2] not in (SYNC, QUERY, FUNCTION_CALL, REFUSAL):
-        return _FLUSH
-    return b""
 
 
 def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | None:

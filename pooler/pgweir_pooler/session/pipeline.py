@@ -14,7 +14,7 @@ What takes an entry away (PostgreSQL documentation, "Message Flow"):
 | Parse / Bind / Close | ParseComplete / BindComplete / CloseComplete |
 | Describe | RowDescription or NoData (a ParameterDescription may come before) |
 | Execute | CommandComplete, EmptyQueryResponse or PortalSuspended |
-| Refusal | us: the error of `refuse` is put into the reply stream when everything before it has been answered |
+| Refusal | ErrorResponse alone: it stands for a message that we refuse, and what was sent cannot succeed |
 
 An ErrorResponse to an extended-protocol message takes all entries up to the next Sync, for the server skips those
 messages; if that Sync was not sent yet, what is sent until then owes nothing (`is_skipping`).
@@ -66,6 +66,7 @@ MAYBE_SYNC = 0x101
 _UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
 
 _TAKES: dict[int, tuple[int, ...]] = {
+    REFUSAL: (),
     PARSE: (PARSE_COMPLETE,),
     BIND: (BIND_COMPLETE,),
     CLOSE: (CLOSE_COMPLETE,),
@@ -73,6 +74,7 @@ _TAKES: dict[int, tuple[int, ...]] = {
     EXECUTE: (COMMAND_COMPLETE, EMPTY_QUERY_RESPONSE, PORTAL_SUSPENDED),
 }
 _LEAVES: dict[int, tuple[int, ...]] = {
+    REFUSAL: (),
     PARSE: (),
     BIND: (),
     CLOSE: (),
@@ -146,28 +148,17 @@ class Pipeline:
             return
         self.owed.append(tag)
 
-    def refuse(self, error: bytes) -> bytes:
-        """Books an error of our own in place of a message that was not forwarded.
+    def refuse(self, error: bytes) -> None:
+        """Books a message that PostgreSQL will reject, sent in place of one that we refuse.
 
-        Returns the bytes to send to the client at once: `error` if nothing is owed before it, else nothing, and the
-        error comes out of `refusal_due` in its turn.
+        Its ErrorResponse ends the transaction and skips to the next Sync as any other; `received` returns `error`, to
+        be forwarded instead of it.
         """
         if self.is_skipping:
-            return b""
-        self._drop_idle_copy_ends()
-        if all(tag in _UNCERTAIN for tag in self.owed):
-            return error
+            self.sent(REFUSAL)
+            return
         self.owed.append(REFUSAL)
         self.refusals.append(error)
-        return b""
-
-    def refusal_due(self) -> bytes:
-        """Takes the refusals at the head of the queue and returns their errors."""
-        due = b""
-        while self.owed and self.owed[0] == REFUSAL:
-            self.owed.popleft()
-            due += self.refusals.popleft()
-        return due
 
     def ready(self, status: int) -> bool:
         """A ReadyForQuery arrived. Returns whether the server is free now."""
@@ -200,21 +191,28 @@ class Pipeline:
             self.is_confused = True
         return status == IDLE and not owed and not self.is_confused and not self.is_skipping
 
-    def received(self, tag: int) -> None:
-        """Books any other message from the server, asynchronous ones (notice, parameter, notification) excepted."""
-        self._received(tag)
-        self._note()
+    def received(self, tag: int) -> bytes:
+        """Books any other message from the server, asynchronous ones (notice, parameter, notification) excepted.
 
-    def _received(self, tag: int) -> None:
+        Returns what to forward in place of it when it rejects what we had refused, else nothing.
+        """
         owed = self.owed
         self._drop_idle_copy_ends()
         while owed and owed[0] == MAYBE_SYNC:
             owed.popleft()
             self._drop_idle_copy_ends()
-        if not owed:
-            self.is_confused = self.is_confused or tag != ERROR_RESPONSE  # FATAL comes at any time
-            return
-        head = owed[0]
+        refusal = b""
+        if owed:
+            if owed[0] == REFUSAL:
+                refusal = self.refusals[0]
+            self._answered(owed[0], tag)
+        elif tag != ERROR_RESPONSE:  # FATAL comes at any time
+            self.is_confused = True
+        self._note()
+        return refusal
+
+    def _answered(self, head: int, tag: int) -> None:
+        owed = self.owed
         if tag == ERROR_RESPONSE:
             self._failed(head)
         elif tag == COPY_IN_RESPONSE and head in (QUERY, EXECUTE):

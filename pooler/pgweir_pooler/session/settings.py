@@ -18,18 +18,22 @@ RESET_SESSION = query(b"DISCARD ALL")
 ROLLBACK = query(b"ROLLBACK")
 
 
-def apply_settings(settings: Settings) -> bytes:
-    """A Query message that brings a server from any other client's settings to these."""
-    sql = "RESET ALL"
-    if settings:
-        calls = ", ".join(f"pg_catalog.set_config({_literal(k)}, {_literal(v)}, false)" for k, v in settings)
-        sql += f"; SELECT {calls}"
-    return query(sql.encode())
+# The two messages of `apply_settings`. The first also undoes a role, which RESET ALL leaves; and it brings
+# client_encoding back to UTF8 before the second one is read: in SJIS and others a byte could swallow an escape.
+_RESET = query(b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL")
+
+
+def apply_settings(settings: Settings) -> tuple[bytes, int]:
+    """Query messages that bring a server from any other client's settings to these, and how many they are."""
+    if not settings:
+        return _RESET, 1
+    calls = ", ".join(f"pg_catalog.set_config({_literal(k)}, {_literal(v)}, false)" for k, v in settings)
+    return _RESET + query(f"SELECT {calls}".encode()), 2
 
 
 def _literal(text: str) -> str:
-    """An escape string literal: right whatever standard_conforming_strings says."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """An escape string literal: right whatever standard_conforming_strings and backslash_quote say."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def split_application_name(settings: Settings) -> tuple[Settings, str | None]:
