@@ -49,7 +49,8 @@ class Endpoint:
         )
 
 
-Connect = Callable[["TenantPool", Slot], Awaitable[Connection]]
+# The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
+Connect = Callable[["TenantPool", Pool, Slot], Awaitable[Connection]]
 
 
 class TenantPool:
@@ -212,7 +213,7 @@ class Directory:
             PoolKey(who.tenant, who.database, who.user),
             _limits(settings, held.endpoint),
             self._instance(held.tenant.entry.upstream),
-            lambda _pool, slot: self._connect(held, slot),
+            lambda pool, slot: self._connect(held, pool, slot),
             held.counters,
         )
 

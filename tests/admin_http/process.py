@@ -77,8 +77,8 @@ class Process:
         self.counters = ProcessCounters()
         self.directory = Directory(asyncio.get_running_loop(), self._connect)
 
-    async def _connect(self, held: TenantPool, slot: Slot) -> Connection:
-        return Server(held.pool, slot)
+    async def _connect(self, _held: TenantPool, pool: Pool, slot: Slot) -> Connection:
+        return Server(pool, slot)
 
     def pool(self, tenant_id: str, *, clients: int = 0, queries: int = 0) -> Pool:
         """The tenant's pool, made when there is none, with so many clients and so many more queries."""

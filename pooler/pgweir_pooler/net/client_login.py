@@ -48,6 +48,7 @@ from pgweir_pooler.wire.scram import mock_verifier
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
     from pgweir_pooler.net.clients import Clients
+    from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
 
 log = structlog.get_logger()
@@ -67,7 +68,7 @@ class ClientLogin(asyncio.Protocol):
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
-        self._is_asking = False  # waits in the pool's queue for a server to ask for parameters
+        self._asked: Pool | None = None  # in whose queue it waits for a server to ask for parameters
         self._lost_in_a_row = 0  # servers that ended before they could be asked
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -110,9 +111,7 @@ class ClientLogin(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
         self._forget()
-        if self._is_asking and self._held is not None:
-            self._is_asking = False
-            self._held.pool.abandon(self)
+        self._leave_queue()
 
     # --- steps
 
@@ -187,8 +186,7 @@ class ClientLogin(asyncio.Protocol):
 
     def _ask(self) -> None:
         assert self._held is not None
-        self._is_asking = True
-        pool = self._held.pool
+        self._asked = pool = self._held.pool
         server = pool.take()
         if server is None:
             pool.ask(self)
@@ -200,7 +198,7 @@ class ClientLogin(asyncio.Protocol):
         assert isinstance(connection, ServerConnection)
         assert self._admitted is not None
         assert self._held is not None
-        self._is_asking = False
+        self._asked = None
         settings, _ = split_application_name(self._admitted.settings)
         known = self._held.parameters.get(settings)
         if known is None and not self._is_closing:
@@ -212,7 +210,11 @@ class ClientLogin(asyncio.Protocol):
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us: the client learns why before it sends a query in vain."""
-        self._is_asking = False
+        assert self._held is not None
+        asked, self._asked = self._asked, None
+        if asked is not self._held.pool and not self._is_closing:
+            self._ask()  # it drains because the tenant has moved: ask where it is now
+            return
         self._refuse(error)
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
@@ -232,6 +234,9 @@ class ClientLogin(asyncio.Protocol):
             server.stream.is_tainted = True
         server.release()
         if self._is_closing:
+            return
+        if server.pool is not self._held.pool:
+            self._ask()  # the tenant has moved meanwhile: what this server says does not hold at the new place
             return
         if error:
             text = error.get("M", "the server refused the startup parameters")
@@ -299,12 +304,15 @@ class ClientLogin(asyncio.Protocol):
     def _close(self) -> None:
         self._is_closing = True
         self._forget()
-        if self._is_asking and self._held is not None:
-            self._is_asking = False
-            self._held.pool.abandon(self)
+        self._leave_queue()
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
+
+    def _leave_queue(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.abandon(self)
 
     def _forget(self) -> None:
         self._clients.logins.pop(self, None)

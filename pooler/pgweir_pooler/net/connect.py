@@ -11,7 +11,8 @@ from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 
 if TYPE_CHECKING:
-    from pgweir_pooler.directory import TenantPool
+    from pgweir_pooler.directory import Endpoint, TenantPool
+    from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
 
 # A dead peer is noticed after 60 + 3 x 10 s, as libpq users expect from tcp_keepalives_*.
@@ -33,24 +34,28 @@ class Connector:
     def __init__(self, canceller: Canceller) -> None:
         self._canceller = canceller
 
-    async def connect(self, held: "TenantPool", slot: "Slot") -> ServerConnection:
-        """One more server for the pool. Raises PoolerError; the pool bounds the time.
+    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection:
+        """One more server for the pool, in its slot. Raises PoolerError; the pool bounds the time.
 
-        When cancelled, the half-made connection is closed.
+        When cancelled, the half-made connection is closed. When the tenant moves away from the pool's instance during
+        the login, the server still belongs to this pool, which closes it: its place in the budget is there.
         """
         endpoint = held.endpoint
         error: PoolerError = ServerUnreachable("no password is configured for the database")
         for password in endpoint.passwords:
+            if pool is not held.pool:  # `endpoint` is then, or may be, that of another instance
+                raise ServerUnreachable("the tenant moved to another database server")
             try:
-                return await self._log_in(held, slot, password)
+                return await self._log_in(held, pool, slot, endpoint, password)
             except ServerLoginFailed as failed:
                 if failed.wire_sqlstate() != "28P01":
                     raise
                 error = failed  # the next password may be the right one while it is being rotated
         raise error
 
-    async def _log_in(self, held: "TenantPool", slot: "Slot", password: str) -> ServerConnection:
-        endpoint = held.endpoint
+    async def _log_in(
+        self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: str
+    ) -> ServerConnection:
         loop = asyncio.get_running_loop()
         login = BackendLogin(
             user=endpoint.user,
@@ -72,7 +77,7 @@ class Connector:
             raise
         keep_alive(transport)
         server = ServerConnection(
-            held.pool,
+            pool,
             slot,
             self._canceller,
             loop,
@@ -80,7 +85,8 @@ class Connector:
             parameters=done.parameters,
             key=(done.process_id, done.secret_key),
         )
-        held.server_reported(done.parameters)
+        if pool is held.pool:
+            held.server_reported(done.parameters)
         server.connection_made(transport)
         transport.set_protocol(server)
         if dialogue.is_lost:
