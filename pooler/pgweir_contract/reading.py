@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from pgweir_contract.durations import FROM_FILE
-from pgweir_contract.json_form import ContractModel, describe_errors
+from pgweir_contract.json_form import ContractModel, TenantId, describe_errors
 from pgweir_contract.models import AssignmentsFile, ClusterFile, TenantEntry, TenantsFile
 from pgweir_contract.names import CONTRACT_VERSION
 
@@ -24,8 +24,7 @@ _Model = TypeVar("_Model", bound=ContractModel)
 # None: each model's own word, which is "forbid" but for what Kubernetes adds to metadata.
 _Extra = Literal["ignore"] | None
 
-# An id longer than this is no id; it would only make log lines long.
-_LONGEST_ID: Final = 63
+_TENANT_ID: Final[TypeAdapter[str]] = TypeAdapter(TenantId)
 
 
 class ContractError(Exception):
@@ -65,6 +64,7 @@ class Rejected:
 
     key: str
     problems: list[str]
+    is_identified: bool = True  # False: whose entry it is cannot be told
 
 
 @dataclass(slots=True)
@@ -76,6 +76,13 @@ class TenantsRead:
     # By tenant id where the entry has one that no earlier entry has, else by its place. A reader keeps the
     # last good state of the tenants named here.
     rejected: dict[str, list[str]] = field(default_factory=dict)
+    # Whether an entry is there that may be any tenant's: who is not mentioned is then not known to be removed.
+    has_unidentified: bool = False
+
+    def refuse(self, rejected: Rejected) -> None:
+        """Takes in a tenant that cannot be used."""
+        self.rejected[rejected.key] = rejected.problems
+        self.has_unidentified |= not rejected.is_identified
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class TenantsDocument:
 
     def _one(self, place: int, entry: object, seen: set[str]) -> TenantEntry | Rejected:
         key = _tenant_id(entry)
+        is_identified = key is not None
         if key is None:
             key = f"tenants[{place}]"
         elif key in seen:
@@ -102,7 +110,7 @@ class TenantsDocument:
         try:
             return validate(TenantEntry, entry, extra=self.extra)
         except ContractError as error:
-            return Rejected(key, error.problems)
+            return Rejected(key, error.problems, is_identified)
 
 
 def validate(model: type[_Model], value: object, *, extra: _Extra = None) -> _Model:
@@ -153,7 +161,7 @@ def parse_tenants(data: bytes, *, strict: bool = False) -> TenantsRead:
     read = TenantsRead(document.revision)
     for outcome in document.each():
         if isinstance(outcome, Rejected):
-            read.rejected[outcome.key] = outcome.problems
+            read.refuse(outcome)
         else:
             read.tenants[outcome.tenant_id] = outcome
     return read
@@ -196,6 +204,12 @@ def _extra(value: dict[str, Any], *, strict: bool) -> _Extra:
 
 def _tenant_id(entry: object) -> str | None:
     found = entry.get("tenantId") if isinstance(entry, dict) else None
-    if not isinstance(found, str) or not 0 < len(found) <= _LONGEST_ID:
-        return None
-    return found if found.replace("-", "").isalnum() else None
+    return found if isinstance(found, str) and _is_tenant_id(found) else None
+
+
+def _is_tenant_id(text: str) -> bool:
+    try:
+        _TENANT_ID.validate_python(text)
+    except ValidationError:
+        return False
+    return True

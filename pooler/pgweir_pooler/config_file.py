@@ -5,8 +5,8 @@ a look every POLL_S seconds makes up for an event that was missed. Files whose b
 again.
 
 What is bad keeps its last good state: a file that cannot be read keeps all of its tenants, a tenant that is bad in
-a good file keeps itself. Both stand in `problems`, and in the log once. Work is done in slices: after SLICE_S the
-event loop gets its turn.
+a good file keeps itself, and a file with an entry that may be any tenant's removes nobody. All of it stands in
+`problems`, and in the log once. Work is done in slices: after SLICE_S the event loop gets its turn.
 """
 
 import asyncio
@@ -207,7 +207,9 @@ class ConfigFiles:
             elif name == CLUSTER_FILE:
                 self._read_cluster(content)
             elif name in _TENANT_FILES:
-                self._shards[name] = await self._read_tenants(content, slices)
+                read = await self._read_tenants(content, slices)
+                _keep_unmentioned(read, self._shards.get(name))
+                self._shards[name] = read
                 self._read_revisions[name] = self._shards[name].revision
             else:
                 self._read_revisions[name] = parse_assignments(content).revision
@@ -231,7 +233,7 @@ class ConfigFiles:
         read = TenantsRead(document.revision)
         for outcome in document.each():
             if isinstance(outcome, Rejected):
-                read.rejected[outcome.key] = outcome.problems
+                read.refuse(outcome)
             elif problems := unsupported(outcome):
                 read.rejected[outcome.tenant_id] = problems
             else:
@@ -255,3 +257,12 @@ class ConfigFiles:
         directory = self._directory
         directory.put(entry)
         directory.warm(directory.tenants[entry.tenant_id])
+
+
+def _keep_unmentioned(read: TenantsRead, previous: TenantsRead | None) -> None:
+    """An entry without a usable id may be any of the file's tenants, so such a file removes nobody."""
+    if previous is None or not read.has_unidentified:
+        return
+    for tenant_id in [*previous.tenants, *previous.rejected]:
+        if "[" not in tenant_id and tenant_id not in read.tenants and tenant_id not in read.rejected:
+            read.rejected[tenant_id] = ["its file has an entry without a usable tenantId, perhaps this one's"]

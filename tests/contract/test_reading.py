@@ -99,11 +99,20 @@ def test_a_bad_tenant_is_refused_alone_under_its_id() -> None:
     ]
 
 
-@pytest.mark.parametrize("entry", [None, 7, "x", [], {}, {"tenantId": 7}, {"tenantId": "a\nb"}, {"tenantId": "x" * 99}])
+@pytest.mark.parametrize(
+    "entry", [None, 7, "x", [], {}, {"tenantId": 7}, {"tenantId": "a\nb"}, {"tenantId": "x" * 99}, {"tenantId": "Acme"}]
+)
 def test_a_tenant_without_a_usable_id_is_named_by_its_place(entry: object) -> None:
     read = parse_tenants(tenants_json(as_json(tenant("one")), entry))
     assert list(read.tenants) == ["one"]
     assert list(read.rejected) == ["tenants[1]"]
+    assert read.has_unidentified
+
+
+def test_a_bad_or_doubled_tenant_with_an_id_is_known() -> None:
+    read = parse_tenants(tenants_json(as_json(tenant("one")), {"tenantId": "bad"}, as_json(tenant("one"))))
+    assert list(read.rejected) == ["bad", "tenants[2]"]
+    assert not read.has_unidentified
 
 
 def test_of_two_tenants_with_one_id_the_first_counts() -> None:

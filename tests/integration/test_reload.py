@@ -148,6 +148,27 @@ async def test_a_tenant_that_became_bad_keeps_its_last_good_state(scene: Scene) 
     assert pools(scene.process, "b")[0]["size"] == 3
 
 
+@pytest.mark.parametrize("bad_id", ["B", None])
+async def test_a_tenant_whose_id_became_bad_is_not_taken_for_removed(scene: Scene, bad_id: object) -> None:
+    a, b = scene.entries["a"], scene.entries["b"]
+    content = files([a, b])
+    name = names.tenants_file(names.shard_of("b"))
+    for revision in ("broken", "broken-again"):
+        bad = json.loads(content[name])
+        bad["revision"] = revision
+        next(entry for entry in bad["tenants"] if entry["tenantId"] == "b")["tenantId"] = bad_id
+        await scene.swap({**content, name: json.dumps(bad).encode()})
+        await scene.until_applied(
+            lambda revision=revision: scene.process.status()["revisions"][name] == revision  # type: ignore[misc]
+        )
+        assert {"tenant b", f"tenant {name}: tenants[{len(bad['tenants']) - 1}]"} == {x for x, _ in scene.problems}
+        client = await RawClient.connect(scene.process.address(b))  # still let in
+        client.close()
+    await scene.apply(a, with_pool(b, size=3))
+    assert scene.problems == []
+    assert pools(scene.process, "b")[0]["size"] == 3
+
+
 async def test_clients_of_a_removed_tenant_leave_at_a_boundary(scene: Scene) -> None:
     a, b, c = scene.entries.values()
     await scene.apply(a, b, c)
