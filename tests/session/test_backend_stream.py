@@ -139,12 +139,19 @@ def test_parameters_are_kept_and_taint(places: list[int]) -> None:
     assert seen.parameters == {b"TimeZone": b"UTC", b"search_path": b""}
 
 
+_TAINTING = (
+    *("SET", "RESET", "PREPARE", "LOAD", "DECLARE CURSOR", "DISCARD ALL", "DEALLOCATE", "DO", "CALL"),
+    *("CREATE TABLE", "CREATE VIEW", "CREATE SEQUENCE", "CREATE FUNCTION"),
+)
+_HARMLESS = ("SELECT 1", "INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5", "CREATE INDEX")
+
+
 @pytest.mark.parametrize("sent", ["Q", "E"])
 @pytest.mark.parametrize(
     ("tag", "taints"),
     [
-        *((tag, True) for tag in ("SET", "RESET", "PREPARE", "LOAD", "DECLARE CURSOR", "DISCARD ALL", "DEALLOCATE")),
-        *((tag, False) for tag in ("SELECT 1", "INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5")),
+        *((tag, True) for tag in _TAINTING),
+        *((tag, False) for tag in _HARMLESS),
     ],
 )
 def test_command_tags_that_leave_something_behind_taint(sent: str, tag: str, taints: bool) -> None:
@@ -164,8 +171,18 @@ def test_listen_is_refused_on_a_shared_server_only(sent: str, places: list[int])
     assert seen.forwarded.startswith(NOTICE + b"E")
     assert seen.forwarded.endswith(READY)
     fields = error_fields(seen.forwarded[len(NOTICE) + 5 : -len(READY)])
-    assert (fields["C"], fields["S"]) == ("0A000", "ERROR")
+    assert (fields["C"], fields["S"]) == ("0A000", "FATAL")
     assert "session-mode" in fields["H"]
+
+
+@pytest.mark.parametrize("is_session_owned", [False, True])
+def test_a_session_that_listens_on_a_shared_server_must_end(is_session_owned: bool) -> None:
+    stream = BackendStream({})
+    stream.is_session_owned = is_session_owned
+    stream.pipeline.sent(ord("Q"))
+    stream.receive(done("SELECT 1") + done("LISTEN") + done("INSERT 0 1") + READY)
+    assert stream.must_end is not is_session_owned
+    assert stream.errors == (not is_session_owned)
 
 
 @given(cuts)
@@ -187,32 +204,32 @@ def test_notifications_reach_only_a_session_that_owns_its_server(places: list[in
     assert seen.freed_at == len(data)
 
 
+UNKNOWN = message(b"E", b'SERROR\0VERROR\0C26000\0Mprepared statement "pgweir: refused" does not exist\0\0')
+
+
 @given(cuts)
-def test_refusals_stand_in_their_place(places: list[int]) -> None:
+def test_the_error_to_a_refused_message_is_replaced_by_ours(places: list[int]) -> None:
     wide = message(b"T", b"x" * 300)
-    data = message(b"1") + NOTICE + wide + READY + message(b"2") + READY
+    data = message(b"1") + NOTICE + wide + UNKNOWN + READY + message(b"2") + UNKNOWN + READY
     seen = read(data, places, "PD!SB!S")
-    assert seen.forwarded == message(b"1") + NOTICE + wide + b"<refused>" + READY + message(b"2") + b"<refused>" + READY
-    assert seen.freed_at == len(data)
-    seen = read(done("SELECT 1") + READY + ERROR + READY, places, "QP!S")
-    assert b"<refused>" not in seen.forwarded
-    assert seen.owed == ""
+    assert seen.forwarded == data.replace(UNKNOWN, b"<refused>")
+    assert (seen.freed_at, seen.errors, seen.is_confused) == (len(data), 2, False)
 
 
 @given(cuts)
-def test_a_refusal_behind_a_ready_for_query_may_free(places: list[int]) -> None:
-    seen = read(done("SELECT 1") + READY, places, "Q!")
-    assert seen.forwarded == done("SELECT 1") + READY + b"<refused>"
-    assert seen.freed_at > 0
+def test_an_error_of_postgres_before_a_refusal_is_told_as_it_is(places: list[int]) -> None:
+    data = done("SELECT 1") + READY + ERROR + READY + COLUMNS + ERROR + READY
+    seen = read(data, places, "QP!SQ")
+    assert (seen.forwarded, seen.freed_at, seen.owed) == (data, len(data), "")
 
 
-def test_a_description_is_forwarded_and_booked_as_one() -> None:
-    """Else an error of ours, told at once because nothing is owed, would go into the middle of it."""
-    stream = BackendStream({})
-    stream.pipeline.sent(ord("D"))
-    assert stream.receive(COLUMNS[:9]) == b""
-    assert stream.pipeline.refuse(b"<refused>") == b""
-    assert stream.receive(COLUMNS[9:]) == COLUMNS + b"<refused>"
+@given(cuts)
+def test_a_refusal_behind_a_query_keeps_the_server_up_to_its_sync(places: list[int]) -> None:
+    data = done("SELECT 1") + READY + UNKNOWN
+    seen = read(data, places, "Q!")
+    assert (seen.forwarded, seen.freed_at, seen.owed) == (done("SELECT 1") + READY + b"<refused>", -1, "")
+    seen = read(data + message(b"Z", b"I"), places, "Q!S")
+    assert seen.freed_at == len(data) + 6
 
 
 def test_a_notice_in_two_pieces_is_forwarded_as_one() -> None:
@@ -316,3 +333,8 @@ def test_a_query_closes_the_transaction_that_messages_without_a_sync_opened() ->
     stream.receive(done("SELECT 1") + READY)
     assert stream.is_free
     assert stream.pipeline.is_settled
+
+
+def test_what_a_function_did_that_was_called_by_its_number_taints() -> None:
+    assert read(message(b"V", b"\xff\xff\xff\xff") + READY, [], "F").is_tainted
+    assert not read(message(b"1") + READY, [], "PS").is_tainted

@@ -1,5 +1,7 @@
 """What of a client's bytes is forwarded, booked, refused or dropped, however they are cut."""
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,20 +25,35 @@ def letters(pipeline: Pipeline) -> str:
     return "".join("!" if tag == REFUSAL else chr(tag) for tag in pipeline.owed)
 
 
-def feed(data: bytes, places: list[int], *, keeps_names: bool = False) -> tuple[bytes, str, bytes, bool, str]:
-    """Forwarded bytes, what is owed, reply, whether the client terminated, and the error's text."""
+# What PostgreSQL gets in place of a refused message.
+REJECTED = messages.bind(statement="pgweir: refused")
 
-    def fed(pieces: list[bytes]) -> tuple[bytes, str, bytes, bool, str]:
+
+class Fed(NamedTuple):
+    """What feeding some bytes came to."""
+
+    forwarded: bytes
+    owed: str
+    refusals: list[str] = []  # their SQLSTATEs
+    has_terminated: bool = False
+    error: str = ""
+    awaits_execute: bool = False
+
+
+def feed(data: bytes, places: list[int], *, keeps_names: bool = False) -> Fed:
+    """Feeds `data` while a server is held."""
+
+    def fed(pieces: list[bytes]) -> Fed:
         stream, pipeline = FrontendStream(keeps_names=keeps_names), Pipeline()
-        out, reply = b"", b""
+        out = b""
         for piece in pieces:
             out += stream.receive(piece, pipeline)
-            reply += stream.reply
-            stream.reply = b""
-            assert stream.has_news is bool(reply or stream.error or stream.has_terminated)
+            assert stream.has_news is bool(stream.error or stream.has_terminated)
             if stream.error or stream.has_terminated:
                 break  # the session is over
-        return out, letters(pipeline), reply, stream.has_terminated, stream.error.text if stream.error else ""
+        refusals = [error_fields(refusal[5:])["C"] for refusal in pipeline.refusals]
+        error = stream.error.text if stream.error else ""
+        return Fed(out, letters(pipeline), refusals, stream.has_terminated, error, stream.awaits_execute)
 
     return fed_every_way(fed, data, places)  # type: ignore[arg-type]  # a Sequence is fed as the list it is
 
@@ -59,62 +76,109 @@ def test_everything_without_a_statement_name_goes_through_unchanged(places: list
         + messages.message(b"F", b"\0" * 14)
         + messages.SYNC
     )
-    assert feed(data, places) == (data, "QPBDESBEDCDCcfFS", b"", False, "")
-    assert feed(data, places, keeps_names=True) == (data, "QPBDESBEDCDCcfFS", b"", False, "")
+    assert feed(data, places) == Fed(data, "QPBDESBEDCDCcfFS")
+    assert feed(data, places, keeps_names=True) == Fed(data, "QPBDESBEDCDCcfFS")
 
 
 @given(cuts)
 def test_session_mode_passes_statement_names(places: list[int]) -> None:
-    data = b"".join(REFUSED_MESSAGES) + messages.SYNC
-    assert feed(data, places, keeps_names=True) == (data, "PBDCS", b"", False, "")
+    data = b"".join(REFUSED_MESSAGES) + messages.bind() + messages.describe_statement() + messages.SYNC
+    assert feed(data, places, keeps_names=True) == Fed(data, "PBDCBDS")
 
 
 @pytest.mark.parametrize("refused", REFUSED_MESSAGES)
 @given(places=cuts)
-def test_a_named_statement_is_refused_and_all_up_to_the_sync_dropped(refused: bytes, places: list[int]) -> None:
-    data = (
-        refused + messages.execute() + messages.query("select 1") + BAD_CLOSE + messages.FLUSH + UNNAMED[-5:] + UNNAMED
-    )
-    out, owed, reply, has_terminated, error = feed(data, places)
-    assert (out, owed, has_terminated, error) == (messages.SYNC + UNNAMED, "SPBDES", False, "")
-    fields = error_fields(reply[5:])
-    assert (fields["S"], fields["C"]) == ("ERROR", "0A000")
+def test_a_named_statement_is_replaced_by_what_postgres_rejects(refused: bytes, places: list[int]) -> None:
+    before, behind = messages.parse("select 1") + messages.bind(), messages.execute() + messages.SYNC + UNNAMED
+    fed = feed(before + refused + behind, places)
+    assert fed == Fed(before + REJECTED + behind, "PB!ESPBDES", ["0A000"])
+    assert feed(refused, places) == Fed(REJECTED, "!", ["0A000"])
+    fed = feed(refused * 3 + messages.SYNC, places)
+    assert fed == Fed(REJECTED * 3 + messages.SYNC, "!!!S", ["0A000"] * 3)
+
+
+def test_a_refusal_names_the_way_out() -> None:
+    stream, pipeline = FrontendStream(keeps_names=False), Pipeline()
+    stream.receive(BAD_PARSE, pipeline)
+    fields = error_fields(pipeline.refusals[0][5:])
+    assert fields["S"] == "ERROR"
     assert "session-mode port" in fields["H"]
 
 
-@given(cuts)
-def test_a_refusal_waits_for_the_replies_before_it(places: list[int]) -> None:
-    data = messages.parse("select 1") + BAD_BIND + messages.execute() + messages.SYNC
-    out, owed, reply, _, _ = feed(data, places)
-    # The Flush makes the server answer the Parse now: a client may wait for the error before it sends the Sync.
-    assert out == messages.parse("select 1") + messages.FLUSH + messages.SYNC
-    assert (owed, reply) == ("P!S", b"")
+@pytest.mark.parametrize("refused", [messages.bind(), messages.describe_statement()])
+@given(places=cuts)
+def test_an_unnamed_statement_of_somebody_else_is_not_found(refused: bytes, places: list[int]) -> None:
+    data = refused + messages.execute() + messages.SYNC
+    assert feed(data, places) == Fed(REJECTED + data[len(refused) :], "!ES", ["26000"])
+    for before, owed in (
+        (messages.query("select 1"), "Q"),  # PostgreSQL forgets the unnamed statement at a Query
+        (messages.parse("select 1") + messages.query("select 1"), "PQ"),
+        (messages.parse("select 1") + messages.close_statement() + messages.SYNC, "PCS"),
+    ):
+        fed = feed(before + data, places)
+        assert fed == Fed(before + REJECTED + data[len(refused) :], owed + "!ES", ["26000"])
 
 
-def test_a_refusal_without_a_sync_is_flushed_out() -> None:
+def test_the_unnamed_statement_ends_with_the_loan() -> None:
     stream, pipeline = FrontendStream(keeps_names=False), Pipeline()
-    assert stream.receive(messages.parse("select 1") + BAD_PARSE, pipeline).endswith(messages.FLUSH)
-    assert stream.receive(messages.execute() + messages.FLUSH, pipeline) == b""
-    pipeline.received(ord("1"))
-    assert error_fields(pipeline.refusal_due()[5:])["C"] == "0A000"
+    stream.receive(UNNAMED, pipeline)
+    assert stream.receive(messages.describe_statement(), pipeline) == messages.describe_statement()
+    assert not stream.is_at_start
+    stream.loan_ended()
+    assert stream.is_at_start
+    assert stream.receive(messages.bind(), Pipeline()) == REJECTED
+
+
+@pytest.mark.parametrize(
+    ("end", "awaits"),
+    [
+        (b"", True),
+        (messages.describe_statement(), True),
+        (messages.bind(), True),
+        (messages.bind() + messages.describe_portal(), True),
+        (messages.close_portal(), True),
+        (messages.bind() + messages.execute(), False),
+        (messages.query("select 2"), False),
+        (messages.close_statement(), False),
+        (messages.bind() + messages.execute() + messages.parse("select 2"), True),
+    ],
+)
+@given(places=cuts)
+def test_a_parsed_statement_waits_to_be_executed(end: bytes, awaits: bool, places: list[int]) -> None:
+    parsed = messages.parse("select 1") + messages.SYNC
+    assert feed(parsed + end, places).awaits_execute is awaits
+    assert feed(parsed + end + messages.SYNC, places).awaits_execute is awaits
+    assert not feed(parsed + end, places, keeps_names=True).awaits_execute
+
+
+@pytest.mark.parametrize("name", ["Parse", "Bind"])
+def test_a_large_refused_message_is_not_forwarded_and_not_kept(name: str) -> None:
+    large = messages.parse("x" * 300_000, "s1") if name == "Parse" else messages.bind([b"x" * 300_000], statement="s1")
+    for size in (7, 4096, 65_536, len(large)):
+        stream, pipeline = FrontendStream(keeps_names=False), Pipeline()
+        data = large + messages.SYNC + UNNAMED
+        out = b""
+        for at in range(0, len(data), size):
+            out += stream.receive(data[at : at + size], pipeline)
+            assert len(stream.held) < 20
+        assert out == REJECTED + messages.SYNC + UNNAMED
+        assert letters(pipeline) == "!SPBDES"
 
 
 def test_thousands_of_refusals_in_one_read() -> None:
     stream, pipeline = FrontendStream(keeps_names=False), Pipeline()
-    out = stream.receive((BAD_PARSE + messages.SYNC) * 5_000, pipeline)
-    assert out.replace(messages.FLUSH, b"") == messages.SYNC * 5_000
-    assert letters(pipeline) == "S" + "!S" * 4_999
-    assert stream.reply
-    assert len(pipeline.refusals) == 4_999
+    assert stream.receive((BAD_PARSE + messages.SYNC) * 5_000, pipeline) == (REJECTED + messages.SYNC) * 5_000
+    assert letters(pipeline) == "!S" * 5_000
+    assert len(pipeline.refusals) == 5_000
 
 
 @given(cuts, st.text(alphabet="abcü", min_size=1, max_size=80))
 def test_portal_names_of_any_length_are_read_over(places: list[int], portal: str) -> None:
-    data = messages.bind(portal=portal) + messages.SYNC
-    assert feed(data, places) == (data, "BS", b"", False, "")
-    out, owed, reply, _, _ = feed(messages.bind(portal=portal, statement="x") + messages.SYNC, places)
-    assert (out, owed) == (messages.SYNC, "S")
-    assert reply
+    parsed = messages.parse("select 1")
+    data = parsed + messages.bind(portal=portal) + messages.SYNC
+    assert feed(data, places) == Fed(data, "PBS", awaits_execute=True)
+    fed = feed(messages.bind(portal=portal, statement="x") + messages.SYNC, places)
+    assert fed == Fed(REJECTED + messages.SYNC, "!S", ["0A000"])
 
 
 def test_a_portal_name_without_end_is_a_violation() -> None:
@@ -127,17 +191,16 @@ def test_a_portal_name_without_end_is_a_violation() -> None:
 @pytest.mark.parametrize("tag", [b"P", b"B", b"D", b"C"])
 @given(places=cuts)
 def test_a_message_without_its_names_goes_to_postgres_which_knows_what_to_say(tag: bytes, places: list[int]) -> None:
-    data = messages.message(tag) + messages.SYNC
-    assert feed(data, places) == (data, tag.decode() + "S", b"", False, "")
+    data = messages.parse("select 1") + messages.message(tag) + messages.FLUSH + messages.SYNC
+    assert feed(data, places) == Fed(data, f"P{tag.decode()}S", awaits_execute=True)
 
 
 @given(cuts)
 def test_nothing_counts_behind_a_terminate(places: list[int]) -> None:
     data = messages.query("select 1") + messages.TERMINATE + messages.query("select 2")
-    assert feed(data, places) == (messages.query("select 1"), "Q", b"", True, "")
-    out, owed, reply, has_terminated, _ = feed(BAD_PARSE + messages.TERMINATE + messages.SYNC, places)
-    assert (out, owed, has_terminated) == (b"", "", True)
-    assert reply
+    assert feed(data, places) == Fed(messages.query("select 1"), "Q", has_terminated=True)
+    data = BAD_PARSE + messages.TERMINATE + messages.SYNC
+    assert feed(data, places) == Fed(REJECTED, "!", ["0A000"], has_terminated=True)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +219,13 @@ def test_nothing_counts_behind_a_terminate(places: list[int]) -> None:
 @given(places=cuts)
 def test_what_postgres_does_not_take_is_a_violation(bad: bytes, places: list[int]) -> None:
     good = messages.query("select 1")
-    out, owed, _, has_terminated, error = feed(good + bad + good, places)
-    assert (out, owed, has_terminated) == (good, "Q", False)
-    assert error.startswith("invalid")
-    assert "secret" not in error
-    out, owed, _, _, error = feed(BAD_PARSE + bad + messages.SYNC, places)
-    if bad[:1] != b"X":  # a session that is being refused may end by any Terminate
-        assert (out, owed) == (b"", "")
-        assert error.startswith("invalid")
+    fed = feed(good + bad + good, places)
+    assert (fed.forwarded, fed.owed, fed.has_terminated) == (good, "Q", False)
+    assert fed.error.startswith("invalid")
+    assert "secret" not in fed.error
+    fed = feed(BAD_PARSE + bad + messages.SYNC, places)
+    assert (fed.forwarded, fed.owed, fed.has_terminated) == (REJECTED, "!", False)
+    assert fed.error.startswith("invalid")
 
 
 @pytest.mark.parametrize("good", [b"Q\x3f\xff\xff\xfe", b"S\0\0\x27\x10", b"d\x3f\xff\xff\xfe", b"S\0\0\0\4"])

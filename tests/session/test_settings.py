@@ -17,16 +17,27 @@ NASTY = "a'b\\c\"d$$;--/*é\n"
 
 
 async def _apply(client: RawClient, settings: Settings) -> bytes:
-    client.send(apply_settings(settings))
-    return tags(message for message in await client.receive_until(b"Z") if message.tag != b"S")
+    """What PostgreSQL answered, parameters excepted; as many ReadyForQuery as `apply_settings` says."""
+    data, count = apply_settings(settings)
+    client.send(data)
+    received = [message for _ in range(count) for message in await client.receive_until(b"Z")]
+    return tags(message for message in received if message.tag != b"S")
 
 
 async def test_values_arrive_as_they_are_whatever_the_session_is_set_to(database: Database) -> None:
     client = await RawClient.connect(database.address, {"client_encoding": "UTF8"})
-    for hostile in ("set standard_conforming_strings = off", "set search_path = pg_temp", "set role none"):
+    for hostile in (
+        "set standard_conforming_strings = off",
+        "set backslash_quote = off",
+        "set backslash_quote = off; set standard_conforming_strings = off",
+        "set client_encoding = sjis",
+        "set client_encoding = gb18030",
+        "set search_path = pg_temp",
+        "set role none",
+    ):
         await client.query(hostile)
         settings = (("my.value", NASTY), ("search_path", '"$user", public'), ("work_mem", "5MB"))
-        assert await _apply(client, settings) == b"CTDCZ"
+        assert await _apply(client, settings) == b"CCZTDCZ"
         assert await client.values("select current_setting('my.value')") == [[NASTY.encode()]]
         # A list stays a list: quoted as one name it would find nothing.
         assert await client.values("show search_path") == [[b'"$user", public']]
@@ -46,15 +57,29 @@ async def test_the_former_clients_settings_are_gone(database: Database) -> None:
     client.close()
 
 
-async def test_a_refused_setting_changes_nothing(database: Database) -> None:
+async def test_a_refused_setting_applies_none(database: Database) -> None:
     client = await RawClient.connect(database.address)
     await _apply(client, (("work_mem", "5MB"),))
-    client.send(apply_settings((("work_mem", "6MB"), ("no_such_setting", "1"))))
+    data, count = apply_settings((("work_mem", "6MB"), ("no_such_setting", "1")))
+    client.send(data)
+    assert count == 2
+    await client.receive_until(b"Z")
     received = [message for message in await client.receive_until(b"Z") if message.tag != b"S"]
     assert tags(received[-2:]) == b"EZ"
     assert error_fields(received[-2].body)["C"] == "42704"
     assert received[-1].body == b"I"
-    assert await client.values("show work_mem") == [[b"5MB"]]
+    assert await client.values("show work_mem") == [[b"4MB"]]  # the reset stands, none of the new ones does
+    client.close()
+
+
+async def test_a_role_is_undone_with_the_settings(database: Database) -> None:
+    database.sql(f"create role {database.user}_low; grant {database.user}_low to {database.user}")
+    client = await RawClient.connect(database.address)
+    for settings in (NO_SETTINGS, (("work_mem", "5MB"),)):
+        await _apply(client, (("role", f"{database.user}_low"),))
+        assert await client.values("select current_user") == [[f"{database.user}_low".encode()]]
+        await _apply(client, settings)
+        assert await client.values("select current_user, session_user") == [[database.user.encode()] * 2]
     client.close()
 
 
