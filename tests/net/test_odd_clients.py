@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -192,3 +193,17 @@ async def test_a_drain_refuses_logins_that_wait_for_a_server(pooler: NewPooler, 
         await login
     assert caught.value.sqlstate == "57P01"
     holder.abort()
+
+
+async def test_a_client_without_a_database_learns_how_to_name_one(pooler: NewPooler, database18: Database) -> None:
+    plain = tenant(database18)
+    shop = plain.databases[0].model_copy(update={"name": "shop", "upstream_name": database18.name})
+    entry = plain.model_copy(update={"databases": (shop,)})
+    process = pooler(entry)
+    address = process.address(entry)
+    for database in ("", address.user):  # what drivers send without one, and what psql does
+        with pytest.raises(ServerRefusedError) as caught:
+            await RawClient.connect(replace(address, database=database))
+        assert caught.value.sqlstate == "3D000"
+        assert f'database "{database18.user}" does not exist' in caught.value.fields["M"]
+        assert "dbname=" in caught.value.fields["H"]

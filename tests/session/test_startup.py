@@ -108,6 +108,23 @@ def test_the_database_is_the_user_without_suffix_unless_named(database: str, exp
 
 
 @pytest.mark.parametrize(
+    ("default_tenant", "options", "user", "expected"),
+    [
+        (None, "", "bob.acme", Identity("acme", "bob", "bob")),
+        (None, "", "first.last.acme", Identity("acme", "first.last", "first.last")),
+        (None, "reference=acme", "bob.acme", Identity("acme", "bob", "bob")),
+        (None, "reference=acme", "first.last", Identity("acme", "first.last", "first.last")),
+        ("main", "", "bob.acme", Identity("acme", "bob", "bob")),
+        ("main", "", "first.last", Identity("main", "first.last", "first.last")),
+    ],
+)
+def test_the_whole_user_as_database_is_libpqs_way_to_name_none(
+    default_tenant: str | None, options: str, user: str, expected: Identity
+) -> None:
+    assert parsed(default_tenant, is_acme, user=user, database=user, options=options).identity == expected
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ("", []),

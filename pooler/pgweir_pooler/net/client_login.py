@@ -159,7 +159,12 @@ class ClientLogin(asyncio.Protocol):
             return
         database = tenant.database_for(login, who.database)
         if database is None:
-            self._refuse(UnknownDatabase(f'database "{who.database}" does not exist'))
+            self._refuse(
+                UnknownDatabase(
+                    f'database "{who.database}" does not exist',
+                    hint="Name the database, as in dbname=NAME or psql -d NAME; without one it is the user's name.",
+                )
+            )
             return
         over = clients.client_limits.admit(
             who.tenant,

@@ -10,6 +10,9 @@ The tenant is named, in this order, by
    to the user.
 3. the cluster's default tenant.
 
+A database that is not named, or named exactly as the user was sent (psql does so without a dbname), is the
+user's name without the tenant.
+
 From outside nobody can see which tenants exist: an unknown one goes on to a login that fails like a wrong
 password, and `shown_user`, the name in that failure, depends on what the client sent alone, never on
 `is_tenant`.
@@ -71,6 +74,8 @@ def parse_startup(
         _collect(collected, name, value)
     named_tenant = collected.pop(TENANT_PARAMETER, "")
     tenant, user, shown_user = _who(sent_user, named_tenant, default_tenant, is_tenant)
+    if database == sent_user:  # libpq's default is the user's whole name: nobody named a database
+        database = ""
     identity = Identity(tenant, user, database or user)
     return Startup(identity, shown_user, _bounded(collected), unknown_options)
 
