@@ -1,6 +1,7 @@
 """Clients that speak something else, too much, or nothing at all."""
 
 import asyncio
+import json
 import signal
 from dataclasses import replace
 
@@ -207,3 +208,14 @@ async def test_a_client_without_a_database_learns_how_to_name_one(pooler: NewPoo
         assert caught.value.sqlstate == "3D000"
         assert f'database "{database18.user}" does not exist' in caught.value.fields["M"]
         assert "dbname=" in caught.value.fields["H"]
+
+
+async def test_a_refused_login_is_logged_with_who_asked_from_where(pooler: NewPooler, database18: Database) -> None:
+    entry = tenant(database18)
+    process = pooler(entry)
+    with pytest.raises(ServerRefusedError) as caught:
+        await RawClient.connect(process.address(entry, user="mallory", password="guess"))
+    assert not any("127.0.0.1" in field for field in caught.value.fields.values())
+    [line] = [json.loads(x) for x in process.log_text().splitlines() if "login refused" in x]
+    assert (line["tenant"], line["user"], line["client"]) == ("acme", "mallory", "127.0.0.1")
+    assert "guess" not in process.log_text()

@@ -65,6 +65,7 @@ class ClientLogin(asyncio.Protocol):
         self._mode = mode
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
+        self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
@@ -136,6 +137,7 @@ class ClientLogin(asyncio.Protocol):
 
     def _look_up(self, need: NeedSecret) -> None:
         assert self._login is not None
+        self._asked_for = Identity(need.tenant, need.user, need.database)
         tenant = self._clients.directory.tenants.get(need.tenant)
         login = tenant.logins.get(need.user) if tenant else None
         if login is None:
@@ -301,8 +303,16 @@ class ClientLogin(asyncio.Protocol):
             return
         clients = self._clients
         clients.counters.error(error.code)
-        who = self._admitted.identity if self._admitted else Identity("", "", "")
-        log.log(error.log_level, "login refused", code=error.code, reason=error.log_text(), tenant=who.tenant)
+        who = self._asked_for
+        log.log(
+            error.log_level,
+            "login refused",
+            code=error.code,
+            reason=error.log_text(),
+            tenant=who.tenant,
+            user=who.user,
+            client=self._client_host(),
+        )
         self._transport.write(error_response_for(error))
         self._close()
 
@@ -313,6 +323,11 @@ class ClientLogin(asyncio.Protocol):
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
+
+    def _client_host(self) -> str:
+        """Where the client is, for our log alone."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def _leave_queue(self) -> None:
         asked, self._asked = self._asked, None
