@@ -42,4 +42,3 @@ class CloseReason(Enum):
     BROKEN = "broken"  # the connection or its holder is in a state that nobody understands
     RESET_FAILED = "reset_failed"
     SERVER_CLOSED = "server_closed"  # PostgreSQL or the network ended it
-    SHUTDOWN = "shutdown"  # the process ends and did not wait any longer
