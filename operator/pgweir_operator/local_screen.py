@@ -69,13 +69,13 @@ class TerminalScreen:
     def __init__(self) -> None:
         from rich.console import Console, Group
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = Console(highlight=False)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()
         )
-        self._task = self._progress.add_task("", visible=False)
+        self._task = self._progress.add_task("", visible=False, count="")
         self._what = ""
         self._group = Group
         self._live: Live = Live(console=self._console, refresh_per_second=4, transient=True)
@@ -87,9 +87,12 @@ class TerminalScreen:
 
     def progress(self, what: str, done: float, total: float | None) -> None:
         if what != self._what:
+            # A task of its own: for rich, `total=None` leaves a task's total as it was.
             self._what = what
-            self._progress.reset(self._task, description=what, total=total, visible=True)
-        self._progress.update(self._task, completed=round(done), total=None if total is None else round(total))
+            self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(what, total=total, count="")
+        count = f"{done:.0f}" if total is None else f"{done:.0f}/{total:.0f}"
+        self._progress.update(self._task, completed=done, count=count)
         self._draw()
 
     def table(self, rows: Sequence[TenantRate], caption: str) -> None:
