@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from pgweir_contract.json_form import TenantId, describe_errors, render
+from pgweir_contract.json_form import Password, TenantId, describe_errors, render
 from pgweir_contract.models import (
     Assignment,
     AssignmentsFile,
@@ -45,6 +45,7 @@ from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant, UserS
 _FRAME_BYTES: Final = 128
 
 _TENANT_ID: Final[TypeAdapter[str]] = TypeAdapter(TenantId)
+_PASSWORD: Final[TypeAdapter[SecretStr]] = TypeAdapter(Password)
 
 _NO_PREVIOUS: Final[Mapping[str, TenantEntry]] = {}
 
@@ -213,7 +214,20 @@ def _password(tenant: Tenant, user: UserSpec, secrets: Mapping[str, Secret]) -> 
         raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {error}") from None
     if value is None:
         raise _Refused(f"passwordSecretRef: SecretKeyMissing: Secret {key} has no key {ref.key!r}")
-    return value
+    try:
+        return _PASSWORD.validate_python(value)
+    except ValidationError as error:
+        what = _password_problem(error)
+        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {what}") from None
+
+
+def _password_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "too_short":
+        return "is empty"
+    if first["type"] == "too_long":
+        return f"has more than {first['ctx']['max_length']} characters"
+    return f"is no password: {describe_errors(error)[0]}"
 
 
 def _tenants_shard(shard: Mapping[str, TenantEntry]) -> tuple[bytes, list[str]]:

@@ -108,9 +108,13 @@ def check(paths: Iterable[Path]) -> tuple[list[str], str]:
     folders = []
     for path in paths:
         if path.is_dir():
-            folders.append(path)
             # Dotted names are the links by which a kubelet swaps a mounted volume.
-            for file in sorted(p for p in path.iterdir() if not p.name.startswith(".")):
+            files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            if not any(file.suffix in (".json", ".yaml", ".yml") for file in files):
+                checked.problems.append(f"{path}: holds neither configuration (*.json) nor manifests (*.yaml)")
+                continue
+            folders.append(path)
+            for file in files:
                 checked.read(file)
         else:
             checked.read(path)

@@ -6,7 +6,7 @@ them, and `render` is the only function that reveals them.
 """
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,18 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _REVEAL = "pgweir.reveal"
+
+_MESSAGES: Final = {
+    "extra_forbidden": "unknown field",
+    "missing": "required field is missing",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+}
 
 T = TypeVar("T")
 
@@ -64,21 +75,32 @@ def path_text(location: tuple[int | str, ...]) -> str:
 def describe_errors(error: ValidationError) -> list[str]:
     """One `path: message` per problem, without the input, which may be a secret."""
     lines = []
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    problems = error.errors(include_url=False, include_input=False)
     for problem in problems:
         depth = len(problem["loc"])
         if problem["type"] == "too_short" and any(
             len(other["loc"]) > depth and other["loc"][:depth] == problem["loc"] for other in problems
         ):
             continue  # pydantic counts good items only, so a list of one bad item is also "too short"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "unknown field"
-        elif problem["type"] == "missing":
-            message = "required field is missing"
         path = path_text(problem["loc"])
+        message = _message(problem)
         lines.append(f"{path}: {message}" if path else message)
     return lines
+
+
+def _message(problem: "ErrorDetails") -> str:
+    """What is wrong, in the words of files: pydantic's speak of Python's types and of our classes."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    unit = "character" if context.get("field_type") == "Value" else "item"  # of a SecretStr, or of a list
+    if kind == "too_short":
+        return f"must have at least {_counted(context['min_length'], unit)}"
+    if kind == "too_long":
+        return f"must have at most {_counted(context['max_length'], unit)}"
+    return _MESSAGES.get(kind) or problem["msg"].removeprefix("Value error, ")
+
+
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def unique(what: str, keys: list[str]) -> None:

@@ -102,7 +102,11 @@ def test_a_mounted_volumes_links_are_no_files_of_their_own(config: Path) -> None
         ),
         (
             json.dumps({"version": "1.0", "tenants": [entry(users=[{"name": "a", "passwords": PASSWORD}])]}),
-            "tenants[acme].users[0].passwords: Input should be a valid tuple",
+            "tenants[acme].users[0].passwords: must be a list",
+        ),
+        (
+            json.dumps({"version": "1.0", "tenants": [entry(users=[{"name": "a", "passwords": [""]}])]}),
+            "tenants[acme].users[0].passwords[0]: must have at least 1 character",
         ),
         (
             json.dumps({"version": "1.0", "tenants": [entry("b"), entry("b")]}),
@@ -112,7 +116,7 @@ def test_a_mounted_volumes_links_are_no_files_of_their_own(config: Path) -> None
             json.dumps({"version": "1.0", "tenants": [entry("b", requireTLS=True)]}),
             "tenants[b].requireTLS: not supported yet",
         ),
-        (json.dumps({"version": "1.0", "tenants": ["x"]}), "tenants[0]: Input should be a valid dictionary"),
+        (json.dumps({"version": "1.0", "tenants": ["x"]}), "tenants[0]: must be a mapping"),
     ],
 )
 def test_each_mistake_is_one_line_with_file_and_path(tmp_path: Path, text: str, problem: str) -> None:
@@ -144,6 +148,13 @@ def test_a_default_tenant_must_exist_and_the_cluster_file_too(config: Path) -> N
     assert pgweir("check", config) == (2, [f"{config}/cluster.json: defaultTenant: there is no such tenant"])
     (config / "cluster.json").unlink()
     assert pgweir("check", config) == (2, [f"{config}: cluster.json is missing"])
+
+
+def test_a_directory_of_neither_kind_is_named(tmp_path: Path) -> None:
+    problem = f"{tmp_path}: holds neither configuration (*.json) nor manifests (*.yaml)"
+    assert pgweir("check", tmp_path) == (2, [problem])
+    (tmp_path / "README").write_text("x")
+    assert pgweir("check", tmp_path) == (2, [problem])
 
 
 def test_files_that_are_not_ours_or_not_there_are_named(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def test_a_change_of_one_tenant_changes_one_file() -> None:
 
 # --- refusals
 
+OF_KEY = "spec.users[0].passwordSecretRef: Secret default/acme-app: the value of key 'password' "
+
 
 @pytest.mark.parametrize(
     ("documents", "problem"),
@@ -120,7 +122,15 @@ def test_a_change_of_one_tenant_changes_one_file() -> None:
         ),
         (
             [tenant(), secret(stringData={"password": PASSWORD + "\x07" * 4096})],
-            "spec.users[0].passwords[0]: Value should have at most 4096 items after validation, not 4112",
+            OF_KEY + "has more than 4096 characters",
+        ),
+        (
+            [tenant(), secret(stringData={"password": ""})],
+            OF_KEY + "is empty",
+        ),
+        (
+            [tenant(), secret(stringData={"password": f"{PASSWORD}\0"})],
+            OF_KEY + "is no password: a password cannot hold a NUL character",
         ),
         ([tenant(pool={"minIdle": 21}), secret()], "spec.pool: minIdle must not be larger than size"),
         ([tenant(users=[]), secret()], "spec: at least one user is needed when auth.mode is Users"),

@@ -63,7 +63,15 @@ def test_other_kinds_are_noted() -> None:
         (cluster(tenants={"namespaces": {"from": "Selector"}}), "spec.tenants.namespaces.from: Input should be"),
         (tenant(databases=[{"name": "d", "weight": 3}]), "spec.databases[0].weight: not supported yet"),
         (tenant(databases=[{"name": "d", "wieght": 3}]), "spec.databases[0].wieght: unknown field"),
-        (tenant(databases=[]), "spec.databases: Tuple should have at least 1 item"),
+        (tenant(databases=[]), "spec.databases: must have at least 1 item"),
+        (
+            tenant(users=[{"name": "app", "passwordSecretRef": {"name": "a"}}] * 65),
+            "spec.users: must have at most 64 items",
+        ),
+        (tenant(databases={"name": "d"}), "spec.databases: must be a list"),
+        (tenant(databases=["d"]), "spec.databases[0]: must be a mapping"),
+        (tenant(parameters=["x"]), "spec.parameters: must be a mapping"),
+        (tenant() | {"spec": "x"}, "spec: must be a mapping"),
         (tenant(users=[{"name": "app"}]), "spec.users[0].passwordSecretRef: required field is missing"),
         (tenant(users=[{"name": "app", "password": PASSWORD}]), "spec.users[0].passwordSecretRef: required"),
         (tenant(upstream={}), "spec.upstream.host: required field is missing"),
@@ -80,6 +88,7 @@ def test_each_mistake_has_its_path(document: Any, problem: str) -> None:
     found = problems_of(cluster("other"), document)
     assert found[0].startswith(f"all.yaml: document 2: {problem}")
     assert PASSWORD not in "".join(found)
+    assert not [word for word in ("instance of", "after validation", "uple", "ictionary") if word in "".join(found)]
 
 
 def test_all_mistakes_of_all_files_are_listed() -> None:
