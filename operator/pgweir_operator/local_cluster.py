@@ -84,8 +84,10 @@ class LocalCluster:
                     self._say(f"  {problem}")
             self._reported = error.problems
             return
-        self._reported = []
+        had_problems, self._reported = bool(self._reported), []
         if rendered.files == self.rendered.files:
+            if had_problems:
+                self._say("the manifests are good again; nothing else has changed")
             return
         if rendered.cluster.spec.listeners != self._listeners:
             self._say("note: listeners change at the next start only")

@@ -127,6 +127,8 @@ async def test_a_good_change_is_applied_and_a_bad_one_refused(
     run.wait_for("the last good configuration stays")
     run.wait_for(rf"{manifests}: document 2: spec\.pool\.size: ")
     assert await _database_seen(run, database18, "acme") == database18.name.encode()
+    _write(manifests, good)
+    run.wait_for("the manifests are good again; nothing else has changed")
     _write(manifests, values.text(_cluster(_port(run)), *_documents(database18, "globex")))
     run.wait_for("applied: 1 tenants")
     assert run.stop() == 0
