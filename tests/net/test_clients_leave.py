@@ -1,13 +1,17 @@
 """Whatever a client was doing when it left, the next one gets a clean server, and no slot is lost."""
 
+import asyncio
+import signal
+
 import pytest
 
 from harness import messages
-from harness.config import tenant
+from harness.config import cluster, tenant
 from harness.databases import Database
 from harness.raw_client import RawClient
 from harness.waiting import until
 from net.poolers import NewPooler, is_at_rest, pool_status
+from pgweir_contract.models import ClusterLimits
 
 INSERT = "insert into seen values (1)"
 SLOW = "select pg_sleep(20)"
@@ -101,6 +105,106 @@ async def test_clients_that_leave_while_they_wait_are_forgotten(pooler: NewPoole
     holder.close()
     waiters[4].close()
     await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+async def test_a_query_of_a_client_that_said_goodbye_while_it_waited_is_carried_out(
+    pooler: NewPooler, database18: Database
+) -> None:
+    database18.sql(f"create table seen (n int); grant all on seen to {database18.user}")
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    # The last ones have settings of their own, which the server must take first.
+    options = [{"options": f"-c my.number={number}"} if number > 2 else {} for number in range(6)]
+    leavers = [await RawClient.connect(process.address(entry), settings) for settings in options]
+    holder = await RawClient.connect(process.address(entry))
+    await holder.query("begin")
+    for number, leaver in enumerate(leavers):
+        sql = f"insert into seen values ({number})"
+        leaver.send(messages.extended(sql) if number % 2 else messages.query(sql))
+        leaver.close()
+    await until(lambda: pool_status(process, entry)["waiting"] == 6, "six wait")
+    await holder.query("commit")
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+    assert database18.sql("select array_agg(n order by n) from seen").strip() == "{0,1,2,3,4,5}"
+    assert await holder.values("select 7") == [[b"7"]]
+    holder.close()
+
+
+async def test_a_client_that_said_goodbye_is_forgotten_when_no_server_becomes_free(
+    pooler: NewPooler, database18: Database
+) -> None:
+    entry = tenant(database18, size=1, queue_timeout=0.5)
+    process = pooler(entry)
+    holder = await RawClient.connect(process.address(entry))
+    await holder.query("begin")
+    leaver = await RawClient.connect(process.address(entry))
+    leaver.send(messages.query("select 1"))
+    leaver.close()
+    await until(lambda: pool_status(process, entry)["waiting"] == 1, "it waits")
+    await until(lambda: pool_status(process, entry)["waiting"] == 0, "it has been given up")
+    await holder.query("commit")
+    holder.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        messages.query("select 1 --" + "X\0\0\0\x04" + " and more")[: -len(" and more\0")],
+        messages.query("select 1") + messages.message(b"Q", messages.TERMINATE + b"rest")[: -len("rest")],
+        messages.parse("select 1") + messages.bind([messages.TERMINATE])[:-2],
+    ],
+)
+async def test_a_half_message_that_ends_like_a_goodbye_holds_no_server(
+    pooler: NewPooler, database18: Database, data: bytes
+) -> None:
+    assert data.endswith(messages.TERMINATE)
+    entry = tenant(database18, size=1)
+    process = pooler(entry)
+    holder = await RawClient.connect(process.address(entry))
+    await holder.query("begin")
+    leaver = await RawClient.connect(process.address(entry))
+    leaver.send(data)
+    await until(lambda: pool_status(process, entry)["waiting"] == 1, "it waits")
+    leaver.transport.close()
+    await until(lambda: pool_status(process, entry)["waiting"] == 0, "it has left")
+    await holder.query("commit")
+    await until(lambda: is_at_rest(process, entry), "all at rest")
+    assert await holder.values("select 7") == [[b"7"]]
+    holder.close()
+
+
+async def test_a_goodbye_behind_copy_from_stdin_frees_the_server_at_once(
+    pooler: NewPooler, database18: Database
+) -> None:
+    database18.sql(f"create table seen (n int); grant all on seen to {database18.user}")
+    entry = tenant(database18, size=2)
+    process = pooler(entry)
+    leavers = [await RawClient.connect(process.address(entry)) for _ in range(2)]
+    for leaver in leavers:
+        leaver.send(messages.query("copy seen from stdin"))
+        leaver.close()
+    async with asyncio.timeout(5):
+        client = await RawClient.connect(process.address(entry))
+        assert await client.values("select count(*) from seen") == [[b"0"]]
+    client.close()
+    await until(lambda: is_at_rest(process, entry), "all at rest", 5)
+
+
+async def test_a_client_that_has_parsed_and_not_executed_is_idle_when_the_pooler_ends(
+    pooler: NewPooler, database18: Database
+) -> None:
+    entry = tenant(database18, size=2)
+    process = pooler(entry, cluster_file=cluster(limits=ClusterLimits(drain_timeout=60.0)))
+    pinned = await RawClient.connect(process.address(entry), timeout_s=5)
+    pinned.send(messages.parse("select 1"), messages.SYNC)
+    assert messages.tags(await pinned.receive_until(b"Z")) == b"1Z"
+    assert pool_status(process, entry)["serversActive"] == 1
+    process.send_signal(signal.SIGTERM)
+    tag, body = await pinned.receive()
+    assert (tag, messages.error_fields(body)["C"]) == (b"E", "57P01")
+    assert await pinned.wait_closed() == b""
+    await until(lambda: not process.is_running, "the pooler ended", 5)
 
 
 async def test_clients_that_leave_while_their_settings_are_applied(pooler: NewPooler, database18: Database) -> None:

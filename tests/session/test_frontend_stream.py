@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from harness import messages
 from harness.messages import error_fields
-from pgweir_pooler.session.frontend_stream import FrontendStream
+from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
 from pgweir_pooler.session.pipeline import REFUSAL, Pipeline
 from wire.splits import cuts, fed_every_way
 
@@ -34,7 +34,7 @@ class Fed(NamedTuple):
 
     forwarded: bytes
     owed: str
-    refusals: list[str] = []  # their SQLSTATEs
+    refusals: tuple[str, ...] = ()  # their SQLSTATEs
     has_terminated: bool = False
     error: str = ""
     awaits_execute: bool = False
@@ -51,7 +51,7 @@ def feed(data: bytes, places: list[int], *, keeps_names: bool = False) -> Fed:
             assert stream.has_news is bool(stream.error or stream.has_terminated)
             if stream.error or stream.has_terminated:
                 break  # the session is over
-        refusals = [error_fields(refusal[5:])["C"] for refusal in pipeline.refusals]
+        refusals = tuple(error_fields(refusal[5:])["C"] for refusal in pipeline.refusals)
         error = stream.error.text if stream.error else ""
         return Fed(out, letters(pipeline), refusals, stream.has_terminated, error, stream.awaits_execute)
 
@@ -91,10 +91,10 @@ def test_session_mode_passes_statement_names(places: list[int]) -> None:
 def test_a_named_statement_is_replaced_by_what_postgres_rejects(refused: bytes, places: list[int]) -> None:
     before, behind = messages.parse("select 1") + messages.bind(), messages.execute() + messages.SYNC + UNNAMED
     fed = feed(before + refused + behind, places)
-    assert fed == Fed(before + REJECTED + behind, "PB!ESPBDES", ["0A000"])
-    assert feed(refused, places) == Fed(REJECTED, "!", ["0A000"])
+    assert fed == Fed(before + REJECTED + behind, "PB!ESPBDES", ("0A000",))
+    assert feed(refused, places) == Fed(REJECTED, "!", ("0A000",))
     fed = feed(refused * 3 + messages.SYNC, places)
-    assert fed == Fed(REJECTED * 3 + messages.SYNC, "!!!S", ["0A000"] * 3)
+    assert fed == Fed(REJECTED * 3 + messages.SYNC, "!!!S", ("0A000",) * 3)
 
 
 def test_a_refusal_names_the_way_out() -> None:
@@ -109,14 +109,46 @@ def test_a_refusal_names_the_way_out() -> None:
 @given(places=cuts)
 def test_an_unnamed_statement_of_somebody_else_is_not_found(refused: bytes, places: list[int]) -> None:
     data = refused + messages.execute() + messages.SYNC
-    assert feed(data, places) == Fed(REJECTED + data[len(refused) :], "!ES", ["26000"])
+    assert feed(data, places) == Fed(REJECTED + data[len(refused) :], "!ES", ("26000",))
     for before, owed in (
         (messages.query("select 1"), "Q"),  # PostgreSQL forgets the unnamed statement at a Query
         (messages.parse("select 1") + messages.query("select 1"), "PQ"),
         (messages.parse("select 1") + messages.close_statement() + messages.SYNC, "PCS"),
     ):
         fed = feed(before + data, places)
-        assert fed == Fed(before + REJECTED + data[len(refused) :], owed + "!ES", ["26000"])
+        assert fed == Fed(before + REJECTED + data[len(refused) :], owed + "!ES", ("26000",))
+
+
+@pytest.mark.parametrize(
+    ("before", "is_certain"),
+    [
+        (b"", True),
+        (messages.SYNC, True),
+        (messages.query("begin"), True),
+        (messages.extended("select 1"), True),
+        (messages.execute("nowhere"), False),
+        (messages.execute("nowhere") + messages.query("begin"), False),  # skipped, too
+        (messages.query("select 1") * 2, False),  # certain, but the first one might be of the kind above
+        (BAD_PARSE, False),
+    ],
+)
+@given(places=cuts)
+def test_a_parse_that_may_be_skipped_counts_up_to_its_sync_only(
+    before: bytes, is_certain: bool, places: list[int]
+) -> None:
+    parsed = before + messages.parse("select 1") + messages.bind() + messages.SYNC
+    behind = messages.execute() + messages.SYNC
+    expected = messages.bind() if is_certain else REJECTED
+    fed = feed(parsed + messages.bind() + behind, places)
+    assert fed.forwarded.replace(BAD_PARSE, REJECTED) == parsed.replace(BAD_PARSE, REJECTED) + expected + behind
+
+
+def test_a_parse_that_is_skipped_counts_up_to_its_sync_only() -> None:
+    stream, pipeline = FrontendStream(keeps_names=False), Pipeline()
+    stream.receive(messages.execute("nowhere"), pipeline)
+    pipeline.received(ord("E"))
+    data = messages.parse("select 1") + messages.bind() + messages.SYNC
+    assert stream.receive(data + messages.bind(), pipeline) == data + REJECTED
 
 
 def test_the_unnamed_statement_ends_with_the_loan() -> None:
@@ -178,7 +210,7 @@ def test_portal_names_of_any_length_are_read_over(places: list[int], portal: str
     data = parsed + messages.bind(portal=portal) + messages.SYNC
     assert feed(data, places) == Fed(data, "PBS", awaits_execute=True)
     fed = feed(messages.bind(portal=portal, statement="x") + messages.SYNC, places)
-    assert fed == Fed(REJECTED + messages.SYNC, "!S", ["0A000"])
+    assert fed == Fed(REJECTED + messages.SYNC, "!S", ("0A000",))
 
 
 def test_a_portal_name_without_end_is_a_violation() -> None:
@@ -200,7 +232,7 @@ def test_nothing_counts_behind_a_terminate(places: list[int]) -> None:
     data = messages.query("select 1") + messages.TERMINATE + messages.query("select 2")
     assert feed(data, places) == Fed(messages.query("select 1"), "Q", has_terminated=True)
     data = BAD_PARSE + messages.TERMINATE + messages.SYNC
-    assert feed(data, places) == Fed(REJECTED, "!", ["0A000"], has_terminated=True)
+    assert feed(data, places) == Fed(REJECTED, "!", ("0A000",), has_terminated=True)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +286,16 @@ def test_a_large_body_flows_without_being_kept() -> None:
         assert stream.receive(piece, pipeline) is piece
     assert not stream.is_mid_message
     assert stream.receive(messages.SYNC, pipeline) == messages.SYNC
+
+
+def test_a_goodbye_is_a_message_and_not_bytes() -> None:
+    assert says_goodbye(messages.query("select 1") + messages.TERMINATE)
+    assert says_goodbye(UNNAMED + messages.TERMINATE + b"rest")
+    assert not says_goodbye(messages.query("select 1"))
+    assert not says_goodbye(messages.message(b"Q", messages.TERMINATE + b"rest"))
+    assert not says_goodbye(messages.message(b"Q", messages.TERMINATE + b"rest")[:-4])
+    assert not says_goodbye(b"Q\0\0\0\3" + messages.TERMINATE)
+    assert not says_goodbye(b"")
 
 
 # --- without a server
