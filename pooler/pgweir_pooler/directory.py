@@ -8,6 +8,7 @@ pool, so a lookup happens once per login.
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
@@ -255,7 +256,7 @@ class Directory:
         key = upstream.instance
         instance = self.instances.get(key)
         if instance is None:
-            instance = Instance(key, self._limit_of(key), self._loop, self._random)
+            instance = Instance(key, self._limit_of(key), self._loop, self._random, time.monotonic)
             self.instances[key] = instance
         return instance
 

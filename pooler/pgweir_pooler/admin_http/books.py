@@ -144,7 +144,7 @@ class TenantBooks:
         queries = after.queries
         busy: dict[str, int] = {}
         for counters, tenant in {pool.counters: pool.key.tenant for pool in pools}.items():
-            queries[tenant] = queries.get(tenant, 0) + counters.queries
+            queries[tenant] = queries.get(tenant, 0) + counters.queries + sum(counters.alone_time.counts)
             busy[tenant] = busy.get(tenant, 0) + counters.clients
             if slices.is_over:
                 await slices.rest()

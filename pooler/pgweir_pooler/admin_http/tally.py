@@ -48,11 +48,13 @@ def tally(counters: PoolCounters) -> Tally:
     """The counters now. In one go: no await, so that all are of the same moment."""
     closes = counters.server_closes
     waits, queries, transactions = counters.wait_time, counters.query_time, counters.transaction_time
+    alone = counters.alone_time  # each of them is a query and a transaction
+    alone_count = sum(alone.counts)
     return [
         counters.checkouts,
         counters.waits,
-        counters.transactions,
-        counters.queries,
+        counters.transactions + alone_count,
+        counters.queries + alone_count,
         counters.bytes_from_clients,
         counters.bytes_from_servers,
         counters.server_opens,
@@ -60,10 +62,10 @@ def tally(counters: PoolCounters) -> Tally:
         *([closes.get(reason, 0) for reason in CLOSE_REASONS] if closes else _NO_CLOSES),
         *waits.counts,
         _sum_ns(waits),
-        *queries.counts,
-        _sum_ns(queries),
-        *transactions.counts,
-        _sum_ns(transactions),
+        *map(add, queries.counts, alone.counts),
+        _sum_ns(queries) + _sum_ns(alone),
+        *map(add, transactions.counts, alone.counts),
+        _sum_ns(transactions) + _sum_ns(alone),
     ]
 
 

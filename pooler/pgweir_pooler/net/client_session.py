@@ -24,9 +24,10 @@ from pgweir_pooler.net.flow import PausableProtocol, StallWatch
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
-from pgweir_pooler.session.frontend_stream import FrontendStream
+from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
+from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 from pgweir_pooler.wire.framing import IDLE, QUERY
-from pgweir_pooler.wire.messages import TERMINATE, error_response_for
+from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
@@ -125,7 +126,7 @@ class ClientSession(PausableProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_waiting and not self._is_closing and self._pending.endswith(TERMINATE):
+        if self._is_waiting and not self._is_closing and says_goodbye(self._pending):
             # It said goodbye behind its last query and did not wait: the query is carried out when there is a server.
             self._stop_stall_watch()
             self.clients.left(self)
@@ -269,6 +270,28 @@ class ClientSession(PausableProtocol):
         backend = server.stream
         counters = self.held.counters
         now = perf_counter()
+        if (
+            backend.is_answer_alone
+            and not backend.errors
+            and self.stream.is_at_start
+            and self._started == self._transaction_started
+            and self.mode != SESSION
+            and self._closing_error is None
+            and not (self.is_reading_paused or server.is_reading_paused)
+        ):
+            # By far the most common case. The rest of this function and `_release` would come to the same.
+            backend.ready_count = backend.transaction_count = 0
+            times = counters.alone_time
+            query_s = now - self._started
+            i = int(query_s * 1e6).bit_length()  # `Histogram.observe`, without the call
+            times.counts[i if i < HISTOGRAM_BUCKETS else -1] += 1
+            times.sum_s += query_s
+            self.server = server.client = None
+            if backend.is_tainted or server.cancels_under_way:
+                server.release()
+            else:
+                server.pool.give_back(server)
+            return
         counters.queries_ended(
             backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
         )

@@ -240,6 +240,7 @@ class ServerConnection(PausableProtocol):
         stream = self.stream
         pipeline = stream.pipeline
         stream.ready_count = stream.transaction_count = 0
+        stream.must_end = False  # that client has left by itself
         if self._is_closing:
             return
         error: dict[str, str] = {}

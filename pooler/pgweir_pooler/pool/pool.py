@@ -42,10 +42,19 @@ log = logging.getLogger(__name__)
 class Instance:
     """One database instance (`host:port`) with its budget; performs the effects of all its pools."""
 
-    __slots__ = ("due", "is_performing", "key", "ledger", "loop", "pools", "rng")
+    __slots__ = ("due", "is_performing", "key", "ledger", "loop", "now", "pools", "rng")
 
-    def __init__(self, key: str, limit: int, loop: asyncio.AbstractEventLoop, rng: Random) -> None:
+    def __init__(
+        self,
+        key: str,
+        limit: int,
+        loop: asyncio.AbstractEventLoop,
+        rng: Random,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        """`now` must tell the loop's time; uvloop's own is exact to a millisecond only, which is a long wait."""
         self.key = key
+        self.now = now or loop.time
         self.loop = loop
         self.rng = rng
         self.ledger = InstanceLedger(limit)
@@ -119,7 +128,7 @@ class Pool:
         self.ledger = PoolLedger(key, limits, instance.ledger, instance.rng.random)
         self.closed: asyncio.Future[None] = instance.loop.create_future()
         self._loop = instance.loop
-        self._now = instance.loop.time
+        self._now = instance.now
         self._connects: dict[Slot, asyncio.Task[Connection]] = {}  # removed by _connect_ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -168,7 +177,7 @@ class Pool:
                 # A Grant without the way through the queue of effects: 0.5 us less per query of a busy pool.
                 instance.is_performing = True  # what the waiter does in turn is performed after it
                 try:
-                    self._lend(slot, *handed)
+                    self._lend(connection, *handed)
                 finally:
                     instance.is_performing = False
                 if instance.due:
@@ -295,9 +304,10 @@ class Pool:
         if slot not in self.ledger.active:  # lost by what an earlier effect did: the waiter asks again
             self.ask(grant.waiter)
             return
-        self._lend(slot, grant.waiter, grant.waited_s)
+        assert slot.connection is not None
+        self._lend(slot.connection, grant.waiter, grant.waited_s)
 
-    def _lend(self, slot: Slot, waiter: Waiter, waited_s: float) -> None:
+    def _lend(self, connection: Connection, waiter: Waiter, waited_s: float) -> None:
         counters = self.counters
         counters.checkouts += 1
         counters.waits += 1
@@ -305,13 +315,12 @@ class Pool:
         i = int(waited_s * 1e6).bit_length()
         waits.counts[i if i < HISTOGRAM_BUCKETS else -1] += 1
         waits.sum_s += waited_s
-        assert slot.connection is not None
         try:
-            waiter.granted(slot.connection)
+            waiter.granted(connection)
         except Exception:  # whatever a session does wrong, its server must not be lost to the pool
             log.exception("a client of %s failed when it got its server", self.key)
-            if slot in self.ledger.active and not self.instance.is_promised(slot):
-                self.discard(slot.connection, CloseReason.BROKEN)
+            if connection.slot in self.ledger.active and not self.instance.is_promised(connection.slot):
+                self.discard(connection, CloseReason.BROKEN)
 
     def _close(self, effect: Close) -> None:
         self._count_close(effect.reason)

@@ -46,6 +46,10 @@ _TAINTING_TAGS = frozenset(
         b"RESET\0",
         b"LISTEN\0",
         b"CREATE FUNCTION\0",
+        b"CREATE PROCEDURE\0",
+        b"CREATE AGGREGATE\0",
+        b"CREATE TYPE\0",
+        b"CREATE DOMAIN\0",
         b"CREATE SEQUENCE\0",
         b"CREATE VIEW\0",
         b"CREATE TABLE\0",
@@ -80,6 +84,7 @@ class BackendStream:
         "_remaining",
         "_start",
         "errors",
+        "is_answer_alone",
         "is_free",
         "is_session_owned",
         "is_tainted",
@@ -97,6 +102,8 @@ class BackendStream:
         self.parameters = parameters  # ParameterStatus as last reported: name -> value
         self.is_session_owned = False  # the client keeps this server: LISTEN and notifications pass
         self.is_free = False  # set by `receive` when it stopped behind the ReadyForQuery that frees the server
+        # Set like `is_free`: what was received ended the answer to one Query that was a transaction of its own.
+        self.is_answer_alone = False
         self.rest = b""  # what followed it
         self.is_tainted = False  # the session may hold state that the next client must not see
         self.must_end = False  # the client was told FATAL: its session ends at the next ReadyForQuery
@@ -122,7 +129,7 @@ class BackendStream:
         if self._held:
             data = self._held + data
             self._held = b""
-        self.is_free = False
+        self.is_free = self.is_answer_alone = False
         end = len(data)
         pos = self._remaining
         if pos > end:
@@ -149,7 +156,7 @@ class BackendStream:
                     self._remaining = 0
                     self.ready_count += 1
                     self.transaction_count += 1
-                    self.is_free = True
+                    self.is_free = self.is_answer_alone = True
                     return data
                 else:
                     break

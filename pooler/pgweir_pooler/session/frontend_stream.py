@@ -22,6 +22,7 @@ from pgweir_pooler.wire.framing import (
     HEADER_SIZE,
     PARSE,
     QUERY,
+    SYNC,
     TERMINATE,
     read_header,
 )
@@ -52,6 +53,7 @@ class FrontendStream:
     """Reader of one client's messages after its login."""
 
     __slots__ = (
+        "_is_doubtful",
         "_is_dropping",
         "_refusal",
         "awaits_execute",
@@ -77,6 +79,9 @@ class FrontendStream:
         # ReadyForQuery does not free the server: drivers may send Parse, Describe and Bind with a Sync after each.
         self.has_unnamed = False
         self.awaits_execute = False
+        # That Parse may be skipped by an error before it, and so vouches for nothing behind the next Sync: there a Bind
+        # could find what another client had parsed.
+        self._is_doubtful = False
         # None of held, remaining and has_unnamed. Kept by `skim`, `receive` and `loan_ended`.
         self.is_at_start = True
         self._is_dropping = False  # what remains belongs to a message that was refused, and is not forwarded
@@ -137,7 +142,7 @@ class FrontendStream:
 
     def loan_ended(self) -> None:
         """The server goes back; what was parsed without a name is not ours to use any more."""
-        self.has_unnamed = self.awaits_execute = False
+        self.has_unnamed = self.awaits_execute = self._is_doubtful = False
         self._note()
 
     def _note(self) -> None:
@@ -185,7 +190,10 @@ class FrontendStream:
             if tag == TERMINATE:
                 self.has_terminated = self.has_news = True
                 return pos
-            if not self.keeps_names and tag in _USES_STATEMENTS:
+            if tag == SYNC:
+                if self._is_doubtful:
+                    self._is_doubtful = self.has_unnamed = False
+            elif not self.keeps_names and tag in _USES_STATEMENTS:
                 if tag in _NAMED:
                     is_named = _names_statement(data, pos, length, tag)
                     if is_named is None:
@@ -193,7 +201,7 @@ class FrontendStream:
                     if is_named or (tag in (BIND, DESCRIBE) and not self._may_use_unnamed(data, pos, tag)):
                         self._refusal = _NAMED_STATEMENT if is_named else _NO_UNNAMED_STATEMENT
                         return pos
-                self._note_statement(data, pos, tag)
+                self._note_statement(data, pos, tag, pipeline)
             if tag != COPY_DATA and tag != FLUSH:
                 if pipeline.is_skipping:
                     pipeline.sent(tag)
@@ -207,9 +215,13 @@ class FrontendStream:
         """Whether Bind or Describe at `pos` finds the client's own unnamed statement, or wants none."""
         return self.has_unnamed or (tag == DESCRIBE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S")
 
-    def _note_statement(self, data: bytes, pos: int, tag: int) -> None:
+    def _note_statement(self, data: bytes, pos: int, tag: int, pipeline: Pipeline) -> None:
         """Follows the unnamed statement: whether it is there, and still waits to be executed."""
         if tag == PARSE:
+            if not self.has_unnamed:
+                owed = pipeline.owed
+                is_first = not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1)
+                self._is_doubtful = pipeline.is_skipping or not is_first
             self.has_unnamed = self.awaits_execute = True
         elif tag == EXECUTE:
             self.awaits_execute = False
@@ -234,6 +246,13 @@ class FrontendStream:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
         return pos
+
+
+def says_goodbye(data: bytes) -> bool:
+    """Whether there is a Terminate among these messages; in the middle of one the same bytes mean nothing."""
+    stream = FrontendStream(keeps_names=True)
+    stream.receive(data, Pipeline())
+    return stream.has_terminated
 
 
 def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | None:

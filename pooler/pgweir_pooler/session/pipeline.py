@@ -277,7 +277,7 @@ class Pipeline:
             tag = owed.popleft()
             if tag == REFUSAL:
                 self.refusals.popleft()
-            elif tag not in _UNCERTAIN:
+            if tag not in _UNCERTAIN:
                 skipped += 1
         self.is_skipping = not owed
         return skipped
@@ -289,11 +289,11 @@ class Pipeline:
         """
         owed = self.owed
         certain = [owed.popleft()] if owed and owed[0] != MAYBE_SYNC else []
-        while owed and (owed[0] in _UNCERTAIN or owed[0] in (SYNC, REFUSAL)):
+        while owed and (owed[0] in _UNCERTAIN or owed[0] == SYNC):
             tag = owed.popleft()
             if tag == MAYBE_SYNC:
                 count += 1
-            elif tag in (SYNC, REFUSAL):
+            elif tag == SYNC:
                 certain.append(tag)
         owed.extendleft([MAYBE_SYNC] * count)
         owed.extendleft(reversed(certain))
