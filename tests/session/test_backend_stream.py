@@ -338,3 +338,25 @@ def test_a_query_closes_the_transaction_that_messages_without_a_sync_opened() ->
 def test_what_a_function_did_that_was_called_by_its_number_taints() -> None:
     assert read(message(b"V", b"\xff\xff\xff\xff") + READY, [], "F").is_tainted
     assert not read(message(b"1") + READY, [], "PS").is_tainted
+
+
+def test_an_answer_stands_alone_only_as_long_as_it_is_the_last_one() -> None:
+    stream = BackendStream({})
+    stream.pipeline.sent(ord("Q"))
+    stream.receive(COLUMNS + row(b"1") + done("SELECT 1") + READY)
+    assert stream.is_free
+    assert stream.is_answer_alone
+    stream.pipeline.sent(ord("Q"))
+    stream.receive(done("BEGIN") + IN_BLOCK)
+    assert not stream.is_free
+    assert not stream.is_answer_alone
+
+
+@pytest.mark.parametrize("sent", ["QQ", "PBES", "QS"])
+def test_other_answers_do_not_stand_alone(sent: str) -> None:
+    stream = BackendStream({})
+    for letter in sent:
+        stream.pipeline.sent(ord(letter))
+    stream.receive(message(b"1") + message(b"2") if sent[0] == "P" else b"")
+    stream.receive(done("SELECT 1") + READY)
+    assert not stream.is_answer_alone
