@@ -10,7 +10,8 @@ without taking a byte; a server that does not read pauses its client. No buffer 
 mark plus one read.
 """
 
-from time import perf_counter
+from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.errors import (
@@ -25,7 +26,7 @@ from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
 from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
-from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
+from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
 
@@ -97,7 +98,7 @@ class ClientSession(PausableProtocol):
         self._pending = b""  # sent by the client while it waits
         self._is_held_up = False  # what the client sends now goes to `_pending`: it waits, must read first, or ends
         self._is_waiting = False  # in the pool's queue, or claiming
-        self._started = 0.0  # when the oldest unanswered query was forwarded; perf_counter
+        self._started = 0.0  # when the oldest unanswered query was forwarded; time.monotonic
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
         self._is_release_due = False  # the server is free but the client is in the middle of a message
         self._is_writing_paused = False
@@ -206,7 +207,7 @@ class ClientSession(PausableProtocol):
         out = stream.receive(pending, server.stream.pipeline)
         self.held.counters.bytes_from_clients += len(out)
         server.transport.write(out)
-        self._started = self._transaction_started = perf_counter()
+        self._started = self._transaction_started = monotonic()
         if stream.has_news:
             self._handle_news()
 
@@ -254,7 +255,7 @@ class ClientSession(PausableProtocol):
             self.held.counters.bytes_from_clients += len(out)
             server.transport.write(out)
         if self._started == 0.0:
-            self._started = perf_counter()
+            self._started = monotonic()
             if self._transaction_started == 0.0:
                 self._transaction_started = self._started
         if stream.has_news:
@@ -269,7 +270,7 @@ class ClientSession(PausableProtocol):
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
         counters = self.held.counters
-        now = perf_counter()
+        now = monotonic()
         if (
             backend.is_answer_alone
             and not backend.errors
@@ -283,14 +284,13 @@ class ClientSession(PausableProtocol):
             backend.ready_count = backend.transaction_count = 0
             times = counters.alone_time
             query_s = now - self._started
-            i = int(query_s * 1e6).bit_length()  # `Histogram.observe`, without the call
-            times.counts[i if i < HISTOGRAM_BUCKETS else -1] += 1
+            times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
             times.sum_s += query_s
             self.server = server.client = None
             if backend.is_tainted or server.cancels_under_way:
                 server.release()
             else:
-                server.pool.give_back(server)
+                server.pool.give_back(server, now)
             return
         counters.queries_ended(
             backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import deque
 from functools import partial
 from math import inf
@@ -21,7 +22,7 @@ from pgweir_pooler.pool.instance_ledger import InstanceLedger
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.ledger import PoolLedger
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
-from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
+from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -165,11 +166,14 @@ class Pool:
         if self.ledger.wake_at < self._timer_at:
             self.arm()
 
-    def give_back(self, connection: Connection) -> None:
-        """A lent server is free again. KeyError for one that is not lent: after `lost` or `discard`, never this."""
+    def give_back(self, connection: Connection, now: float = 0.0) -> None:
+        """A lent server is free again. KeyError for one that is not lent: after `lost` or `discard`, never this.
+
+        `now` spares a look at the clock that the caller has just made.
+        """
         ledger = self.ledger
         slot = connection.slot
-        now = self._now()
+        now = now or self._now()
         instance = self.instance
         if ledger.waiters and not instance.is_performing:
             handed = ledger.pass_on(slot, now)
@@ -312,8 +316,7 @@ class Pool:
         counters.checkouts += 1
         counters.waits += 1
         waits = counters.wait_time  # `observe`, without the call
-        i = int(waited_s * 1e6).bit_length()
-        waits.counts[i if i < HISTOGRAM_BUCKETS else -1] += 1
+        waits.counts[bisect_left(HISTOGRAM_BOUNDS, waited_s)] += 1
         waits.sum_s += waited_s
         try:
             waiter.granted(connection)
