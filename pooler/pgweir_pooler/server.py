@@ -138,6 +138,10 @@ class PoolerProcess:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             await admin.close()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # Until the interpreter is gone: a late second signal must not turn a good end into exit code -15.
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         log.info("stopped")
 
     def _take_cluster(self, cluster: ClusterFile) -> None:
