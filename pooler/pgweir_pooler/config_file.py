@@ -139,7 +139,7 @@ class ConfigFiles:
         """Loads again at every change, until cancelled."""
         loop = asyncio.get_running_loop()
         is_changed = asyncio.Event()
-        # No library that watches in a thread: a second thread makes every system call of the hot path dearer (6 %).
+        # No library that watches in a thread: a second thread makes each system call dearer (about 6 % of a query).
         with INotify(nonblocking=True) as notify:
 
             def drain() -> None:
