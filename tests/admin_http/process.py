@@ -44,7 +44,7 @@ class Waiter:
     def __init__(self) -> None:
         self.told: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
-    def granted(self, connection: Connection) -> None:
+    def granted(self, connection: Connection, now: float) -> None:
         self.told.set_result(connection)
 
     def refused(self, error: PoolerError) -> None:

@@ -25,7 +25,7 @@ class Client:
     def __repr__(self) -> str:
         return self.name
 
-    def granted(self, connection: Connection) -> None:
+    def granted(self, connection: Connection, now: float) -> None:
         raise AssertionError("the books call nobody")
 
     def refused(self, error: PoolerError) -> None:

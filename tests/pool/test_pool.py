@@ -68,7 +68,7 @@ class FakeClient:
         self.told = 0
         self.then = then
 
-    def granted(self, connection: Connection) -> None:
+    def granted(self, connection: Connection, now: float) -> None:
         self.told += 1
         self.connection = connection
         if self.then:

@@ -198,9 +198,9 @@ class ClientLogin(asyncio.Protocol):
         if server is None:
             pool.ask(self)
         else:
-            self.granted(server)
+            self.granted(server, 0.0)
 
-    def granted(self, connection: "Connection") -> None:
+    def granted(self, connection: "Connection", now: float) -> None:
         """The pool lends us a server; it is asked, and given back."""
         assert isinstance(connection, ServerConnection)
         assert self._admitted is not None

@@ -27,7 +27,7 @@ from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
 from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
-from pgweir_pooler.wire.framing import IDLE, QUERY
+from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
 from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ClientSession(PausableProtocol):
         "_closing_error",
         "_is_closing",
         "_is_held_up",
+        "_is_ordinary",
         "_is_release_due",
         "_is_waiting",
         "_is_writing_paused",
@@ -96,6 +97,7 @@ class ClientSession(PausableProtocol):
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
         self._lost_in_a_row = 0  # servers that ended before they took our settings
         self._pending = b""  # sent by the client while it waits
+        self._is_ordinary = mode != SESSION  # a server that is free goes back without further ado
         self._is_held_up = False  # what the client sends now goes to `_pending`: it waits, must read first, or ends
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; time.monotonic
@@ -172,9 +174,10 @@ class ClientSession(PausableProtocol):
             return
         self._is_waiting = True
         self.pool = pool = self.held.pool
-        server = pool.checkout(self)
+        now = monotonic()
+        server = pool.checkout(self, now)
         if server is not None:
-            self.granted(server)
+            self.granted(server, now)
 
     def _wait_with(self, data: bytes) -> None:
         if self._is_closing:
@@ -183,7 +186,7 @@ class ClientSession(PausableProtocol):
         if len(self._pending) > PENDING_LIMIT:
             self.pause_reading()
 
-    def granted(self, connection: "Connection") -> None:
+    def granted(self, connection: "Connection", now: float) -> None:
         """The pool lends us a server."""
         server: ServerConnection = connection  # type: ignore[assignment]  # the pool holds nothing else
         if self._is_closing:
@@ -203,11 +206,18 @@ class ClientSession(PausableProtocol):
         self._pending = b""
         if self.is_reading_paused:
             self.resume_reading()
+        self._started = self._transaction_started = now
         stream = self.stream  # `_forward`, without the call and what cannot be yet
+        size = len(pending)
+        if stream.is_at_start and size > HEADER_SIZE and read_header(pending, 0) == (QUERY, size - 1):
+            # `FrontendStream.receive` would come to the same: a server that is lent skips nothing.
+            server.stream.pipeline.owed.append(QUERY)
+            self.held.counters.bytes_from_clients += size
+            server.transport.write(pending)
+            return
         out = stream.receive(pending, server.stream.pipeline)
         self.held.counters.bytes_from_clients += len(out)
         server.transport.write(out)
-        self._started = self._transaction_started = monotonic()
         if stream.has_news:
             self._handle_news()
 
@@ -244,7 +254,7 @@ class ClientSession(PausableProtocol):
             self.close(error_of(error))
         else:
             self._lost_in_a_row = 0
-            self.granted(server)
+            self.granted(server, monotonic())
 
     # --- with a server
 
@@ -266,32 +276,36 @@ class ClientSession(PausableProtocol):
             if pipeline.is_settled and pipeline.status == IDLE:
                 self._release(server)
 
+    def on_answer(self, server: ServerConnection) -> None:
+        """The server answered one Query, no transaction is open, and the answer has been forwarded."""
+        if (
+            self._transaction_started != self._started
+            or not self._is_ordinary
+            or not self.stream.is_at_start
+            or self.is_reading_paused
+            or server.is_reading_paused
+        ):
+            self.on_ready(server)
+            return
+        # By far the most common case. `on_ready` would come to the same.
+        backend = server.stream
+        backend.ready_count = backend.transaction_count = 0
+        now = monotonic()
+        times = self.held.counters.alone_time
+        query_s = now - self._started
+        times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
+        times.sum_s += query_s
+        self.server = server.client = None
+        if backend.is_tainted or server.cancels_under_way:
+            server.release()
+        else:
+            server.pool.give_back(server, now)
+
     def on_ready(self, server: ServerConnection) -> None:
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
         counters = self.held.counters
         now = monotonic()
-        if (
-            backend.is_answer_alone
-            and not backend.errors
-            and self.stream.is_at_start
-            and self._started == self._transaction_started
-            and self.mode != SESSION
-            and self._closing_error is None
-            and not (self.is_reading_paused or server.is_reading_paused)
-        ):
-            # By far the most common case. The rest of this function and `_release` would come to the same.
-            backend.ready_count = backend.transaction_count = 0
-            times = counters.alone_time
-            query_s = now - self._started
-            times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
-            times.sum_s += query_s
-            self.server = server.client = None
-            if backend.is_tainted or server.cancels_under_way:
-                server.release()
-            else:
-                server.pool.give_back(server, now)
-            return
         counters.queries_ended(
             backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
         )
@@ -385,6 +399,7 @@ class ClientSession(PausableProtocol):
             self.close(error)
         else:
             self._closing_error = error
+            self._is_ordinary = False
 
     def _is_idle_in(self, server: ServerConnection) -> bool:
         pipeline = server.stream.pipeline

@@ -111,7 +111,9 @@ class ServerConnection(PausableProtocol):
         if out:
             self.pool.counters.bytes_from_servers += len(out)
             client.transport.write(out)
-        if stream.ready_count:
+        if stream.is_answer_alone:
+            client.on_answer(self)
+        elif stream.ready_count:
             client.on_ready(self)
 
     def pause_writing(self) -> None:

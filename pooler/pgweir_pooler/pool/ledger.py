@@ -97,7 +97,7 @@ class PoolLedger:
             return NOTHING
         slot = self.take()
         if slot is not None:
-            return [Grant(waiter, slot, 0.0)]
+            return [Grant(waiter, slot, now)]
         error = self.refusal or self._reason_to_refuse(now)
         if error is not None:
             return [Refuse(waiter, error)]
@@ -108,21 +108,6 @@ class PoolLedger:
         effects: list[Effect] = []
         self.settle(now, effects)
         return effects
-
-    def pass_on(self, slot: Slot, now: float) -> tuple[Waiter, float] | None:
-        """`give_back` to the oldest waiter in the usual case of a busy pool: who, and how long it waited.
-
-        None when the case is another one: nothing was changed, and `give_back` must be called.
-        """
-        if (
-            now < slot.expires_at
-            and not self.instance.starving
-            and len(self.active) <= self.size
-            and slot in self.active
-        ):
-            waiter, asked_at = self.waiters.popitem(last=False)
-            return waiter, now - asked_at
-        return None
 
     def give_back(self, slot: Slot, now: float) -> Sequence[Effect]:
         """A lent server comes back in order; KeyError when the slot is not lent."""
@@ -135,7 +120,7 @@ class PoolLedger:
             if slot not in self.active:
                 raise KeyError(slot)
             waiter, asked_at = self.waiters.popitem(last=False)
-            return [Grant(waiter, slot, now - asked_at)]
+            return [Grant(waiter, slot, asked_at)]
         if slot not in self.active:
             raise KeyError(slot)
         effects: list[Effect] = []
@@ -351,7 +336,7 @@ class PoolLedger:
             self.close(slot, reason, now, effects)
         elif self.waiters:
             waiter, asked_at = self.waiters.popitem(last=False)
-            effects.append(Grant(waiter, slot, now - asked_at))
+            effects.append(Grant(waiter, slot, asked_at))
         else:
             del self.active[slot]
             slot.idle_since = now

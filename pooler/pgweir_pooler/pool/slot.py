@@ -25,7 +25,7 @@ class Connection(Protocol):
 class Waiter(Protocol):
     """Someone in a pool's queue. Exactly one of the two is called, once, unless the waiter is abandoned before."""
 
-    def granted(self, connection: Connection) -> None:
+    def granted(self, connection: Connection, now: float) -> None:
         """The connection is this waiter's until it is given back or discarded."""
 
     def refused(self, error: PoolerError) -> None:
@@ -52,12 +52,12 @@ class Slot:
 class Grant:
     """Hand the slot's connection to the waiter; the books have it as active already."""
 
-    __slots__ = ("slot", "waited_s", "waiter")
+    __slots__ = ("asked_at", "slot", "waiter")
 
-    def __init__(self, waiter: Waiter, slot: Slot, waited_s: float) -> None:
+    def __init__(self, waiter: Waiter, slot: Slot, asked_at: float) -> None:
         self.waiter = waiter
         self.slot = slot
-        self.waited_s = waited_s
+        self.asked_at = asked_at
 
 
 class Open:

@@ -67,6 +67,7 @@ _TAINTING_TAGS = frozenset(
         b"DEALLOCATE ALL\0",
     }
 )
+_READY_AND_IDLE = b"Z\0\0\0\5I"
 _LISTEN_TAG = b"LISTEN\0"
 # It has been carried out when we hear of it, alone or among other statements: the session ends, so that nobody takes
 # the rest for undone.
@@ -102,7 +103,7 @@ class BackendStream:
         self.parameters = parameters  # ParameterStatus as last reported: name -> value
         self.is_session_owned = False  # the client keeps this server: LISTEN and notifications pass
         self.is_free = False  # set by `receive` when it stopped behind the ReadyForQuery that frees the server
-        # Set like `is_free`: what was received ended the answer to one Query that was a transaction of its own.
+        # Set like `is_free`: what was received ended the answer to one Query that leaves no transaction open.
         self.is_answer_alone = False
         self.rest = b""  # what followed it
         self.is_tainted = False  # the session may hold state that the next client must not see
@@ -137,7 +138,7 @@ class BackendStream:
             return data
         pipeline = self.pipeline
         owed = pipeline.owed
-        if pipeline.is_plain and len(owed) == 1 and owed[0] == QUERY:
+        if pipeline.is_plain and len(owed) == 1 and owed[0] == QUERY and not self.errors:
             # By far the most common case: rows for one Query, and its end. Nothing is booked but the end. The general
             # loop below would do the same in twice the time (650 ns against 330 for one row).
             last = end - HEADER_SIZE
@@ -149,15 +150,15 @@ class BackendStream:
                     after = pos + 1 + length
                     if after > end or length < 4 or data[pos + HEADER_SIZE : after] in _TAINTING_TAGS:
                         break
+                    if after == last - 1 and data.endswith(_READY_AND_IDLE):
+                        owed.popleft()
+                        pipeline.status = IDLE
+                        self._remaining = 0
+                        self.ready_count += 1
+                        self.transaction_count += 1
+                        self.is_free = self.is_answer_alone = True
+                        return data
                     pos = after
-                elif tag == READY_FOR_QUERY and pos + 6 == end and length == 5 and data[pos + 5] == IDLE:
-                    owed.popleft()
-                    pipeline.status = IDLE
-                    self._remaining = 0
-                    self.ready_count += 1
-                    self.transaction_count += 1
-                    self.is_free = self.is_answer_alone = True
-                    return data
                 else:
                     break
         return self._receive(data, pos, end)
