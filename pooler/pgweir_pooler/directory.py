@@ -16,6 +16,7 @@ from pgweir_pooler.errors import Terminated
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
 from pgweir_pooler.pool.pool import Instance, Pool
 from pgweir_pooler.pool.slot import Connection, Slot
+from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
@@ -60,13 +61,23 @@ class TenantPool:
     Clients hold on to this object. `pool` changes under them when the tenant moves to another database server.
     """
 
-    __slots__ = ("counters", "endpoint", "identity", "parameters", "pool", "server_parameters", "tenant")
+    __slots__ = (
+        "counters",
+        "endpoint",
+        "identity",
+        "parameters",
+        "pool",
+        "server_parameters",
+        "statements",
+        "tenant",
+    )
 
     def __init__(self, tenant: "Tenant", identity: Identity, endpoint: Endpoint) -> None:
         self.tenant = tenant
         self.identity = identity
         self.endpoint = endpoint
         self.counters = PoolCounters()  # of all its pools, one after the other
+        self.statements = StatementTable()
         self.pool: Pool  # set by the directory as soon as this object exists
         # What the newest server reported at its own login, and ParameterStatus by the settings they were taken under.
         self.server_parameters: dict[bytes, bytes] = {}

@@ -16,6 +16,8 @@ class PoolerError(Exception):
     sqlstate: ClassVar[str] = "XX000"
     severity: ClassVar[str] = "FATAL"
     log_level: ClassVar[int] = logging.INFO
+    # PostgreSQL's routine that raises the same error, where drivers look at it to know what to do.
+    routine: ClassVar[str] = ""
 
     def __init__(self, text: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(text)
@@ -56,27 +58,55 @@ class NotSupported(PoolerError):
     sqlstate = "0A000"
 
 
-class StatementNotSupported(NotSupported):
-    """One statement asks for a feature that pgweir does not have; the session goes on."""
-
-    severity = "ERROR"
-
-    @property
-    def code(self) -> str:
-        return "NotSupported"
-
-
-class NoUnnamedStatement(PoolerError):
-    """Bind or Describe of the unnamed statement by a client that has parsed none since it got its server."""
+class UnknownStatement(PoolerError):
+    """Bind or Describe of a statement that this client has not prepared: PostgreSQL's own words."""
 
     sqlstate = "26000"
     severity = "ERROR"
+    routine = "FetchPreparedStatement"
+
+    def __init__(self, name: bytes) -> None:
+        text = name.decode("utf-8", "replace")
+        super().__init__(
+            f'prepared statement "{text}" does not exist' if name else "unnamed prepared statement does not exist"
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class DuplicateStatement(PoolerError):
+    """Parse of a name that this client has prepared already: PostgreSQL's own words."""
+
+    sqlstate = "42P05"
+    severity = "ERROR"
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(f'prepared statement "{name.decode("utf-8", "replace")}" already exists')
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class CachedPlanChanged(PoolerError):
+    """The client reads rows by a shape that the statement has no longer: PostgreSQL's own words."""
+
+    sqlstate = "0A000"
+    severity = "ERROR"
+    routine = "RevalidateCachedQuery"
 
     def __init__(self) -> None:
-        super().__init__(
-            "unnamed prepared statement does not exist",
-            hint="In transaction mode it lives until its transaction ends: parse it again, or use session mode.",
-        )
+        super().__init__("cached plan must not change result type")
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class TooManyStatements(PoolerError):
+    """One session's prepared statements are too many, or too long, to be kept for it."""
+
+    sqlstate = "54000"
+    severity = "ERROR"
 
 
 class TransactionInStatementMode(PoolerError):

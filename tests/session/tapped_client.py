@@ -32,7 +32,7 @@ class TappedClient(RawClient):
         self._random = random
         self._change = asyncio.Event()
         self.backend = BackendStream({})
-        self.frontend = FrontendStream(keeps_names=True)
+        self.frontend = FrontendStream(None)
         self.is_attached = False
         self._is_release_due = False
         self.frees = 0  # how often the server became free

@@ -21,13 +21,16 @@ from pgweir_pooler.errors import (
     Terminated,
     TransactionInStatementMode,
 )
+from pgweir_pooler.net.boundary import Boundary, replay
 from pgweir_pooler.net.flow import PausableProtocol, StallWatch
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.pool.keys import CloseReason
-from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
-from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
+from pgweir_pooler.session.backend_stream import READY_SIZE
+from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream, says_goodbye
+from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
+from pgweir_pooler.session.suspicion import LOADED, SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
-from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
+from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
     from pgweir_pooler.session.backend_stream import BackendStream
+    from pgweir_pooler.session.statements import ClientStatement
     from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2
@@ -53,7 +57,6 @@ class ClientSession(PausableProtocol):
     __slots__ = (
         "_claimed",
         "_closing_error",
-        "_is_closing",
         "_is_held_up",
         "_is_ordinary",
         "_is_release_due",
@@ -65,13 +68,18 @@ class ClientSession(PausableProtocol):
         "_started",
         "_transaction_started",
         "clients",
+        "custom_names",
         "held",
         "identity",
+        "is_closing",
         "key",
         "mode",
+        "pins",
         "pool",
         "server",
         "settings",
+        "sql_statements",
+        "startup_settings",
         "stream",
     )
 
@@ -89,10 +97,14 @@ class ClientSession(PausableProtocol):
         self.held = held
         self.pool: Pool = held.pool  # of the last transaction; `held.pool` when the tenant has moved since
         self.identity = identity
-        self.settings = settings
+        self.settings = settings  # of the session now; the server it gets is brought to them
+        self.startup_settings = settings  # what RESET goes back to
+        self.sql_statements: dict[str, str] = {}  # prepared by SQL: name -> text
+        self.custom_names: frozenset[str] = frozenset()  # settings that it may have made up, asked for by name
+        self.pins = 0  # why the client keeps its server between transactions: bits of `suspicion`
         self.mode = mode
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
-        self.stream = FrontendStream(keeps_names=mode == SESSION)
+        self.stream = FrontendStream(None if mode == SESSION else held.statements)
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
         self._lost_in_a_row = 0  # servers that ended before they took our settings
@@ -104,19 +116,19 @@ class ClientSession(PausableProtocol):
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
         self._is_release_due = False  # the server is free but the client is in the middle of a message
         self._is_writing_paused = False
-        self._is_closing = False
+        self.is_closing = False
         self._closing_error: PoolerError | None = None  # to be told at the next transaction boundary
         self._stall_watch: StallWatch | None = None
 
     # --- asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
+        if self._is_held_up:
+            self._wait_with(data)
+            return
         server = self.server
         if server is not None:
             self._forward(server, data)
-            return
-        if self._is_held_up:
-            self._wait_with(data)
             return
         stream = self.stream
         work = data if data[0] == QUERY and stream.is_at_start else stream.skim(data)
@@ -129,12 +141,12 @@ class ClientSession(PausableProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_waiting and not self._is_closing and says_goodbye(self._pending):
+        if self._is_waiting and not self.is_closing and says_goodbye(self._pending):
             # It said goodbye behind its last query and did not wait: the query is carried out when there is a server.
             self._stop_stall_watch()
             self.clients.left(self)
             return
-        self._is_closing = self._is_held_up = True
+        self.is_closing = self._is_held_up = True
         self._stop_stall_watch()
         self.clients.left(self)
         self._pending = b""
@@ -158,7 +170,7 @@ class ClientSession(PausableProtocol):
         self._stop_stall_watch()
         if self.server is not None:
             self.server.resume_reading()
-        elif self._pending and not self._is_waiting and not self._is_closing:
+        elif self._pending and not self._is_waiting and not self.is_closing:
             pending, self._pending = self._pending, b""
             self.resume_reading()
             self._start(pending)
@@ -180,7 +192,7 @@ class ClientSession(PausableProtocol):
             self.granted(server, now)
 
     def _wait_with(self, data: bytes) -> None:
-        if self._is_closing:
+        if self.is_closing:
             return
         self._pending += data
         if len(self._pending) > PENDING_LIMIT:
@@ -189,7 +201,7 @@ class ClientSession(PausableProtocol):
     def granted(self, connection: "Connection", now: float) -> None:
         """The pool lends us a server."""
         server: ServerConnection = connection  # type: ignore[assignment]  # the pool holds nothing else
-        if self._is_closing:
+        if self.is_closing:
             self._is_waiting = False
             server.release()
             return
@@ -208,13 +220,6 @@ class ClientSession(PausableProtocol):
             self.resume_reading()
         self._started = self._transaction_started = now
         stream = self.stream  # `_forward`, without the call and what cannot be yet
-        size = len(pending)
-        if stream.is_at_start and size > HEADER_SIZE and read_header(pending, 0) == (QUERY, size - 1):
-            # `FrontendStream.receive` would come to the same: a server that is lent skips nothing.
-            server.stream.pipeline.owed.append(QUERY)
-            self.held.counters.bytes_from_clients += size
-            server.transport.write(pending)
-            return
         out = stream.receive(pending, server.stream.pipeline)
         self.held.counters.bytes_from_clients += len(out)
         server.transport.write(out)
@@ -223,7 +228,7 @@ class ClientSession(PausableProtocol):
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us."""
-        if self.pool is not self.held.pool and not self._is_closing:
+        if self.pool is not self.held.pool and not self.is_closing:
             self._ask_again()  # it drains because the tenant has moved: ask where it is now
             return
         self._is_waiting = False
@@ -237,7 +242,7 @@ class ClientSession(PausableProtocol):
         """The claimed server has our settings, or could not take them."""
         self._claimed = None
         if server.is_lost:
-            if self._is_closing:
+            if self.is_closing:
                 return
             self._lost_in_a_row += 1
             if self._lost_in_a_row < LOST_IN_A_ROW:
@@ -245,7 +250,7 @@ class ClientSession(PausableProtocol):
                 return
             self._is_waiting = False
             self.close(error_of(error))
-        elif self._is_closing:
+        elif self.is_closing:
             server.release()
         elif error:
             self._is_waiting = False
@@ -270,14 +275,14 @@ class ClientSession(PausableProtocol):
                 self._transaction_started = self._started
         if stream.has_news:
             self._handle_news()
-        elif self._is_release_due and not stream.remaining and not stream.awaits_execute:
+        elif self._is_release_due and not stream.remaining:
             self._is_release_due = False
             pipeline = server.stream.pipeline
             if pipeline.is_settled and pipeline.status == IDLE:
                 self._release(server)
 
-    def on_answer(self, server: ServerConnection) -> None:
-        """The server answered one Query, no transaction is open, and the answer has been forwarded."""
+    def on_answer(self, server: ServerConnection, out: bytes) -> None:
+        """The server answered one Query and no transaction is open; the answer ends with `out`."""
         if (
             self._transaction_started != self._started
             or not self._is_ordinary
@@ -285,13 +290,16 @@ class ClientSession(PausableProtocol):
             or self.is_reading_paused
             or server.is_reading_paused
         ):
-            self.on_ready(server)
+            self.on_ready(server, out)
             return
         # By far the most common case. `on_ready` would come to the same.
+        self.transport.write(out)
         backend = server.stream
         backend.ready_count = backend.transaction_count = 0
         now = monotonic()
-        times = self.held.counters.alone_time
+        counters = self.held.counters
+        counters.bytes_from_servers += len(out)
+        times = counters.alone_time
         query_s = now - self._started
         times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
         times.sum_s += query_s
@@ -301,49 +309,152 @@ class ClientSession(PausableProtocol):
         else:
             server.pool.give_back(server, now)
 
-    def on_ready(self, server: ServerConnection) -> None:
-        """The server sent at least one ReadyForQuery, and it has been forwarded."""
+    def on_ready(self, server: ServerConnection, out: bytes) -> None:
+        """The server sent `out`: with a ReadyForQuery, or something that the client's next message waits for."""
         backend = server.stream
-        counters = self.held.counters
-        now = monotonic()
-        counters.queries_ended(
-            backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
-        )
-        backend.ready_count = 0
-        if backend.transaction_count:
-            backend.transaction_count = 0
-            self._transaction_started = 0.0
-        self._started = now if backend.pipeline.owed else 0.0
-        if backend.errors:
-            counters.server_errors += backend.errors
-            backend.errors = 0
-            self.stream.awaits_execute = False  # maybe it was the Parse that failed
-            if backend.must_end:
-                self._end_refused(backend)
-                return
-        if not backend.is_free:
+        stream = self.stream
+        asks = 0
+        if backend.is_free and self.mode != SESSION:
+            asks = backend.asks | stream.all_asks()
+            if stream.remaining or stream.stop:
+                asks = 0  # the server is in the middle of what comes next: at the next boundary
+            if asks:  # the client reads that it is ready when we know what its session has become
+                out = out[:-READY_SIZE]
+        if out:
+            self.held.counters.bytes_from_servers += len(out)
+            self.transport.write(out)
+        self._count(backend)
+        if stream.stop:
+            if backend.is_free:
+                server.feed_rest()
+            self._go_on(server)
+        elif not backend.is_free:
             if self.mode == STATEMENT and backend.pipeline.status != IDLE:
                 self.close(TransactionInStatementMode())
         elif self.mode == SESSION and self._closing_error is None:
+            backend.asks = 0
             server.feed_rest()
-        elif self.stream.remaining or self.stream.awaits_execute:
+        elif asks:
+            Boundary(self, server, asks).begin()
+        elif self.pins:
+            server.feed_rest()
+            self.stream.loan_ended()
+            if self._closing_error is not None:
+                self.close(self._closing_error)
+        elif stream.remaining:
             self._is_release_due = True
             server.feed_rest()
         else:
             self._release(server)
 
-    def _end_refused(self, backend: "BackendStream") -> None:
-        """The client has read a FATAL error in the place of a reply."""
-        backend.must_end = False
-        self.clients.counters.error(LISTEN_REFUSED.code)
-        self.clients.log_closed(self, LISTEN_REFUSED)
-        self._close_transport()
+    def _count(self, backend: "BackendStream") -> None:
+        """Takes over what has been counted since the last time, and names that may be settings'."""
+        if (backend.asks | self.stream.asks) & SETTINGS:
+            self.note_custom_names(custom_names(self.stream.statement_texts()))
+        if backend.ready_count:
+            now = monotonic()
+            counters = self.held.counters
+            counters.queries_ended(
+                backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
+            )
+            backend.ready_count = 0
+            if backend.transaction_count:
+                backend.transaction_count = 0
+                self._transaction_started = 0.0
+            self._started = now if backend.pipeline.owed else 0.0
+        if backend.errors:
+            self.held.counters.server_errors += backend.errors
+            backend.errors = 0
+            if backend.plan_changed:
+                backend.plan_changed = False
+                if self.stream.statements is not None:
+                    self.stream.statements.plan_changed()
+
+    # --- stops in front of a message
+
+    def _go_on(self, server: ServerConnection) -> None:
+        """Feeds what the stream has stopped in front of, if the reason is gone."""
+        stream = self.stream
+        pipeline = server.stream.pipeline
+        if stream.stop == FOR_COPY:
+            if stream.statements is not None and not stream.statements.can_go_on(pipeline):
+                return
+            self.resume()
+        elif pipeline.is_settled:
+            replay(self, server)
+        elif not pipeline.owed:
+            stream.is_replayed = True  # in the middle of a pipeline: nothing of ours may come between
+            self.resume()
+
+    def resume(self) -> None:
+        """What the client sent goes on, from the message in front of which it was stopped."""
+        stopped = self.stream.take_stopped()
+        pending, self._pending = stopped + self._pending, b""
+        self._is_held_up = False
+        if self.is_reading_paused and not self._is_writing_paused:
+            self.resume_reading()
+        if pending:
+            self.data_received(pending)
+
+    # --- while we have the server ourselves: `boundary`
+
+    def lend_for_errand(self, server: ServerConnection) -> None:
+        """Takes the server from the client, which is held up until `keep`, `errand_ended` or `errand_failed`."""
+        self._is_held_up = True
+        self.server = server.client = None
+        self._claimed = server
+        self._stop_stall_watch()
+        server.feed_rest()
+
+    def keep(self, server: ServerConnection) -> None:
+        """The server is the client's again."""
+        self._claimed = None
+        self.server = server
+        server.client = self
+        if self._is_writing_paused:
+            server.pause_reading()
+
+    def errand_ended(self, server: ServerConnection) -> None:
+        """What the session has become is known, and the client has been told that it is ready."""
+        self.stream.loan_ended()
+        if self.pins:
+            self.keep(server)
+        else:
+            self._claimed = None
+            server.stream.pipeline.statements.unnamed = None
+            server.release()
+        if self._closing_error is not None:
+            self.close(self._closing_error)
+        else:
+            self.resume()
+
+    def errand_failed(self, error: PoolerError) -> None:
+        """What the session has become is not known: it ends."""
+        self._claimed = None
+        self.close(error)
+
+    def note_custom_names(self, names: frozenset[str]) -> None:
+        """Names that may be settings; asked for from now on."""
+        if len(self.custom_names) < MAX_CUSTOM_NAMES:
+            self.custom_names |= names
+
+    def statement_names(self) -> "dict[bytes, ClientStatement]":
+        """What the client has prepared by Parse, by its own names."""
+        return self.stream.statements.names if self.stream.statements is not None else {}
+
+    def forget_statements(self) -> None:
+        """The client has dropped all its prepared statements."""
+        self.statement_names().clear()
+        self.sql_statements = {}
+        self.stream.replay_wanted(is_wanted=False)
+
+    # --- the end of a loan
 
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
-        if self.stream.has_unnamed:
-            self.stream.loan_ended()
+        self.stream.loan_ended()
+        server.stream.pipeline.statements.unnamed = None
         if self._stall_watch is not None:
             self._stop_stall_watch()
         if self.is_reading_paused:
@@ -375,7 +486,7 @@ class ClientSession(PausableProtocol):
         error = ClientStalled("the client does not read its results")
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
-        self._is_closing = self._is_held_up = True
+        self.is_closing = self._is_held_up = True
         server, self.server = self.server, None
         if server is not None:
             server.client = None
@@ -391,7 +502,7 @@ class ClientSession(PausableProtocol):
 
     def close_at_boundary(self, detail: str) -> None:
         """Ends the session with 57P01 as soon as no transaction is open; at once if none is."""
-        if self._is_closing:
+        if self.is_closing:
             return
         error = Terminated(detail)
         server = self.server
@@ -407,7 +518,7 @@ class ClientSession(PausableProtocol):
 
     def close(self, error: PoolerError) -> None:
         """Ends the session with an error that the client reads."""
-        if self._is_closing:
+        if self.is_closing:
             return
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
@@ -416,7 +527,7 @@ class ClientSession(PausableProtocol):
         self._close_transport()
 
     def _close_transport(self) -> None:
-        self._is_closing = self._is_held_up = True
+        self.is_closing = self._is_held_up = True
         self._let_go()
         self.transport.close()
         if self.transport.get_write_buffer_size():
@@ -430,10 +541,22 @@ class ClientSession(PausableProtocol):
             self.close(stream.error)
         elif stream.has_terminated:
             self._close_transport()
+        elif stream.stop:
+            self._is_held_up = True
+            if self.server is not None:
+                self._go_on(self.server)
 
     def _let_go(self) -> None:
         """Hands the server back, whatever it is doing."""
         server, self.server = self.server, None
         if server is not None:
             stream = self.stream
+            server.stream.asks |= stream.all_asks()
+            server.stream.pipeline.statements.unnamed = None
+            if self.pins:
+                server.stream.is_tainted = True
+            if self.pins & LOADED:
+                server.client = None
+                server.pool.discard(server, CloseReason.CLIENT_GONE)
+                return
             server.client_gone(is_mid_message=stream.is_mid_message, said_goodbye=stream.has_terminated)

@@ -8,15 +8,17 @@ here decides that a server is free; `session.pipeline` does.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pgweir_pooler.errors import PoolerError, ServerUnreachable
 from pgweir_pooler.net.flow import PausableProtocol
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import BackendStream
+from pgweir_pooler.session.session_state import deallocate
 from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, apply_settings
 from pgweir_pooler.session.steps import Settings
+from pgweir_pooler.session.suspicion import DEALLOCATED
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import TERMINATE
@@ -48,6 +50,7 @@ class ServerConnection(PausableProtocol):
     __slots__ = (
         "_errand_done",
         "_errand_error",
+        "_errand_output",
         "_has_release_due",
         "_is_closing",
         "_is_mid_outgoing",
@@ -62,6 +65,7 @@ class ServerConnection(PausableProtocol):
         "secret_key",
         "settings",
         "slot",
+        "sql_names",
         "stream",
     )
 
@@ -87,10 +91,13 @@ class ServerConnection(PausableProtocol):
         self.client: ClientSession | None = None
         # Settings that were applied last; None when a statement may have changed them since.
         self.settings: Settings = NO_SETTINGS
+        # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
+        self.sql_names: set[str] = set()
         self.cancels_under_way = 0  # the server is not lent again before they have ended
         self._has_release_due = False
         self._errand_done: ErrandDone | None = None
         self._errand_error: dict[str, str] = {}
+        self._errand_output: list[bytes] | None = None  # what PostgreSQL answers, when the errand reads it
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._is_mid_outgoing = False  # the client went away before the end of a message
@@ -106,15 +113,14 @@ class ServerConnection(PausableProtocol):
             self._broke_protocol(error)
             return
         if client is None:
-            self._unattended()
-            return
-        if out:
+            self._unattended(out)
+        elif stream.is_answer_alone:
+            client.on_answer(self, out)
+        elif stream.ready_count or client.stream.stop:
+            client.on_ready(self, out)
+        elif out:
             self.pool.counters.bytes_from_servers += len(out)
             client.transport.write(out)
-        if stream.is_answer_alone:
-            client.on_answer(self)
-        elif stream.ready_count:
-            client.on_ready(self)
 
     def pause_writing(self) -> None:
         if self.client is not None:
@@ -140,8 +146,8 @@ class ServerConnection(PausableProtocol):
 
     # --- errands: queries of our own while no client is attached
 
-    def run_errand(self, messages: bytes, count: int, done: ErrandDone) -> None:
-        """Sends `count` Query messages and calls `done(self, error fields or {})` when all have been answered.
+    def run_errand(self, messages: bytes, tags: Sequence[int], done: ErrandDone) -> None:
+        """Sends messages of these types and calls `done(self, error fields or {})` when all have been answered.
 
         `done` is called once, also when the connection is lost (it is gone from the pool then: `is_lost`).
         """
@@ -149,10 +155,20 @@ class ServerConnection(PausableProtocol):
         self._errand_done = done
         self._errand_error = {}
         self.stream.last_error = {}
-        for _ in range(count):
-            self.stream.pipeline.sent(QUERY)
+        self.stream.pipeline.owed.extend(tags)
         self._timer = self.loop.call_later(ERRAND_TIMEOUT_S, self._errand_timed_out)
         self.transport.write(messages)
+
+    def ask(self, question: bytes, done: Callable[[bytes, dict[str, str]], None]) -> None:
+        """Errand: one Query whose answer, all messages of it, is wanted."""
+        output: list[bytes] = []
+        self._errand_output = output
+
+        def answered(server: ServerConnection, error: dict[str, str]) -> None:
+            server._errand_output = None
+            done(b"".join(output), error)
+
+        self.run_errand(question, (QUERY,), answered)
 
     @property
     def was_busy(self) -> bool:
@@ -169,11 +185,12 @@ class ServerConnection(PausableProtocol):
 
         def applied(server: ServerConnection, error: dict[str, str]) -> None:
             # RESET ALL and set_config report what they change: that is not a client's doing.
-            server.stream.is_tainted = False
+            server.stream.asks = 0
             server.settings = settings
             done(server, error)
 
-        self.run_errand(*apply_settings(settings), applied)
+        messages, count = apply_settings(settings)
+        self.run_errand(messages, (QUERY,) * count, applied)
 
     def release(self) -> None:
         """Gives the server back, rolled back and reset if need be. No client is attached any more."""
@@ -185,10 +202,11 @@ class ServerConnection(PausableProtocol):
         if self.cancels_under_way:
             self._has_release_due = True
         elif stream.pipeline.status != IDLE:
-            stream.is_tainted = True  # the rollback undoes SET LOCAL, and reports it like any other SET
-            self.run_errand(ROLLBACK + RESET_SESSION, 2, _given_back)
-        elif stream.is_tainted or stream.is_session_owned:
-            self.run_errand(RESET_SESSION, 1, _given_back)
+            self.run_errand(ROLLBACK + RESET_SESSION, (QUERY, QUERY), _given_back)
+        elif stream.is_tainted or stream.is_session_owned or stream.asks:
+            self.run_errand(RESET_SESSION, (QUERY,), _given_back)
+        elif self.sql_names:
+            self.run_errand(deallocate(self.sql_names), (QUERY,), _given_back_without_names)
         else:
             self.pool.give_back(self)
 
@@ -237,14 +255,15 @@ class ServerConnection(PausableProtocol):
             self.canceller.cancel(self)
         self._timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
-    def _unattended(self) -> None:
+    def _unattended(self, out: bytes) -> None:
         """Bytes arrived while no client is attached: an errand's answer, or something asynchronous."""
         stream = self.stream
         pipeline = stream.pipeline
         stream.ready_count = stream.transaction_count = 0
-        stream.must_end = False  # that client has left by itself
         if self._is_closing:
             return
+        if self._errand_output is not None:
+            self._errand_output.append(out)
         error: dict[str, str] = {}
         if stream.errors:
             stream.errors = 0
@@ -253,6 +272,7 @@ class ServerConnection(PausableProtocol):
             self._errand_error = self._errand_error or error
         if self._errand_done is None:
             self._errand_error = {}
+            stream.asks = 0  # a setting that PostgreSQL changed by itself, for all sessions
             if error:
                 # PostgreSQL ends this session. Lent before the end of file arrives, it would cost a client its own.
                 self.pool.discard(self, CloseReason.SERVER_CLOSED)
@@ -315,10 +335,25 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
         server.pool.discard(server, CloseReason.RESET_FAILED)
         return
     stream = server.stream
-    if stream.is_tainted or stream.is_session_owned:
-        stream.is_tainted = False
-        stream.is_session_owned = False
-        server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
+    stream.is_tainted = stream.is_session_owned = False
+    stream.asks = 0
+    stream.pipeline.statements.forget()
+    server.sql_names.clear()
+    server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
+    server.pool.give_back(server)
+
+
+def _given_back_without_names(server: ServerConnection, error: dict[str, str]) -> None:
+    """What was prepared by SQL has been deallocated."""
+    if server.is_lost:
+        return
+    if error:
+        server.pool.discard(server, CloseReason.RESET_FAILED)
+        return
+    if server.stream.asks & DEALLOCATED:
+        server.stream.pipeline.statements.forget()
+    server.stream.asks = 0
+    server.sql_names.clear()
     server.pool.give_back(server)
 
 

@@ -2,13 +2,18 @@
 
 While the client holds no server, `skim` drops what a server would ignore there and says whether anything is left
 that needs one. With a server, `receive` books each message in that server's pipeline and returns what to forward:
-usually the same bytes object. Bodies flow by their length; only the name at the start of Parse, Bind, Describe and
-Close is looked at, because a named prepared statement of one client must never be found by another one on a shared
-server.
+usually the same bytes object. Bodies flow by their length; what names a prepared statement goes through
+`client_statements`, and texts are searched for what they may leave behind (`suspicion`).
+
+`receive` may stop in front of a message (`stop`): the rest is in `stopped`, and must be fed again, together with what
+came after it, once the reason is gone.
 """
 
-from pgweir_pooler.errors import NoUnnamedStatement, PoolerError, ProtocolViolation, StatementNotSupported
+from pgweir_pooler.errors import PoolerError, ProtocolViolation
+from pgweir_pooler.session.client_statements import AS_IS, EDITED, INCOMPLETE, REPLAY, ClientStatements
 from pgweir_pooler.session.pipeline import Pipeline
+from pgweir_pooler.session.statements import StatementTable
+from pgweir_pooler.session.suspicion import asks_of, needs_replay
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -16,76 +21,69 @@ from pgweir_pooler.wire.framing import (
     COPY_DONE,
     COPY_FAIL,
     DESCRIBE,
-    EXECUTE,
     FLUSH,
     FRONTEND_LIMITS,
     HEADER_SIZE,
     PARSE,
     QUERY,
-    SYNC,
     TERMINATE,
     read_header,
 )
-from pgweir_pooler.wire.messages import error_response_for, message
 
 _IGNORED_WITHOUT_SERVER = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH})
-_NAMED = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
-_USES_STATEMENTS = frozenset({*_NAMED, EXECUTE, QUERY})
-_NAME_LIMIT = 8192  # a portal's name; PostgreSQL cuts identifiers at 63 bytes, drivers use about 20
-_STATEMENT = 0x53  # S in Describe and Close
+_OWES_NOTHING = frozenset({COPY_DATA, FLUSH})
+_NAMES_STATEMENTS = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
+_TEXT_LIMIT = 8192  # what is kept of the statements of a loan
+_NAME_LIMIT = 8192  # of names in a Bind; PostgreSQL cuts identifiers at 63 bytes, drivers use about 20
 
-_NAMED_STATEMENT = error_response_for(
-    StatementNotSupported(
-        "named prepared statements do not work in transaction mode",
-        hint="Switch the driver's statement cache off (psycopg: prepare_threshold=None, "
-        "asyncpg: statement_cache_size=0), or connect to the session-mode port.",
-    )
-)
-_NO_UNNAMED_STATEMENT = error_response_for(NoUnnamedStatement())
-
-# What goes to the server in place of a refused message: a Bind to a statement that no client can have made, for their
-# names do not get there. PostgreSQL answers it as it would any statement that is unknown: the transaction fails, and it
-# skips to the next Sync.
-_REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
+# Why `receive` stopped.
+FOR_COPY = 1  # a statement is being prepared and described on the server
+FOR_REPLAY = 2  # the server must first have what the client prepared by SQL, and the channels it listens to
 
 
 class FrontendStream:
     """Reader of one client's messages after its login."""
 
     __slots__ = (
-        "_is_doubtful",
         "_is_dropping",
-        "_refusal",
-        "awaits_execute",
+        "_table",
+        "asks",
         "error",
         "has_news",
         "has_terminated",
-        "has_unnamed",
         "held",
         "is_at_start",
-        "keeps_names",
+        "is_replayed",
+        "needs_replay",
         "remaining",
+        "statements",
+        "stop",
+        "stopped",
+        "text",
     )
 
-    def __init__(self, *, keeps_names: bool) -> None:
-        self.keeps_names = keeps_names  # session mode: names are the client's own, on a server of its own
-        self.has_news = False  # one of the two below was set; whoever looks at them clears it
+    def __init__(self, table: StatementTable | None) -> None:
+        # Of the client's pool; None in session mode, where names are the client's own, on a server of its own.
+        self._table = table
+        self.has_news = False  # one of the three below was set; whoever looks at them clears it
         self.has_terminated = False  # the client sent Terminate; nothing after it counts
         self.error: PoolerError | None = None  # the client broke the protocol; nothing after it counts
+        self.stop = 0
+        self.stopped = b""
+        self.text = b""  # the statements that were sent since nothing was owed: where names of settings are looked for
         # Public because two attributes are read per query, where a property would cost 60 ns.
-        self.held = b""  # a header, or a name, that has not arrived whole and was not forwarded
+        self.held = b""  # the beginning of a message that has not arrived as far as it is needed
         self.remaining = 0  # bytes still to come of a message that was forwarded in part
-        # The unnamed statement was parsed on the server that is held now. While it waits to be executed, a
-        # ReadyForQuery does not free the server: drivers may send Parse, Describe and Bind with a Sync after each.
-        self.has_unnamed = False
-        self.awaits_execute = False
-        # That Parse may be skipped by an error before it, and so vouches for nothing behind the next Sync: there a Bind
-        # could find what another client had parsed.
-        self._is_doubtful = False
-        # None of held, remaining and has_unnamed. Kept by `skim`, `receive` and `loan_ended`.
+        # What the messages of this loan may leave behind, see `suspicion`.
+        self.asks = 0
+        self.statements: ClientStatements | None = None  # made for the first Parse, Bind, Describe or Close
+        # The client has prepared statements by SQL, or listens: texts must be searched for their use.
+        self.needs_replay = False
+        self.is_replayed = False  # the server that is held has them
+        # Neither held nor remaining bytes, no unnamed statement, nothing asked, nothing to replay: a whole Query may
+        # simply go. Kept by `skim`, `receive`, `loan_ended` and `replay_wanted`.
         self.is_at_start = True
-        self._is_dropping = False  # what remains belongs to a message that was refused, and is not forwarded
-        self._refusal = b""  # set by `_book` for `_receive`
+        self._is_dropping = False  # what remains belongs to a message that was replaced, and is not forwarded
 
     @property
     def is_mid_message(self) -> bool:
@@ -134,19 +132,53 @@ class FrontendStream:
             and not pipeline.is_skipping
             and read_header(data, 0)[1] == end - 1
         ):
-            pipeline.owed.append(QUERY)  # one whole Query, by far the most common case
+            # One whole Query, by far the most common case.
+            if self._table is not None:
+                asks = asks_of(data)
+                if asks:
+                    self.asks |= asks
+                    self.is_at_start = False
+                self.text = data if end < _TEXT_LIMIT else b""
+            pipeline.owed.append(QUERY)
             return data
         out = self._receive(data, pipeline)
         self._note()
         return out
 
     def loan_ended(self) -> None:
-        """The server goes back; what was parsed without a name is not ours to use any more."""
-        self.has_unnamed = self.awaits_execute = self._is_doubtful = False
+        """The server goes back."""
+        self.asks = 0
+        self.is_replayed = False
+        if self.statements is not None:
+            self.statements.loan_ended()
         self._note()
 
+    def replay_wanted(self, *, is_wanted: bool) -> None:
+        """Whether the client has anything from now on that a server must get before some statements run."""
+        self.needs_replay = is_wanted
+        self._note()
+
+    def all_asks(self) -> int:
+        """What the messages of this loan may leave behind."""
+        return self.asks if self.statements is None else self.asks | self.statements.asks
+
+    def statement_texts(self) -> bytes:
+        """The texts and parameters of this loan, as far as they are kept."""
+        bound = self.statements.bound if self.statements is not None else []
+        return b"\0".join((self.text, *(statement.body for statement in bound)))
+
     def _note(self) -> None:
-        self.is_at_start = not (self.held or self.remaining or self.has_unnamed)
+        statements = self.statements
+        self.is_at_start = not (
+            self.held
+            or self.remaining
+            or self.asks
+            or self.needs_replay
+            or (
+                statements is not None
+                and (statements.names or statements.unnamed is not None or statements.bound or statements.asks)
+            )
+        )
 
     def _receive(self, data: bytes, pipeline: Pipeline) -> bytes:
         if self.held:
@@ -160,73 +192,109 @@ class FrontendStream:
             return data[begin:]
         self.remaining = 0
         self._is_dropping = False
+        shares = self._table is not None
         parts: list[bytes] = []
-        while True:
-            stop = self._book(data, pos, pipeline)
-            parts.append(data[begin:stop])
-            if not self._refusal:
-                break
-            pipeline.refuse(self._refusal)
-            self._refusal = b""
-            parts.append(_REJECTED)
-            pos = begin = stop + 1 + read_header(data, stop)[1]
-            if pos >= end:
-                self.remaining = pos - end
-                self._is_dropping = pos > end
-                break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _book(self, data: bytes, pos: int, pipeline: Pipeline) -> int:
-        """Books the messages from `pos`; returns where what may be forwarded ends: at a refused message, if any."""
-        end = len(data)
-        owed = pipeline.owed
         while pos < end:
             if end - pos < HEADER_SIZE:
-                return self._hold(data, pos)
+                self.held = data[pos:]
+                break
             tag, length = read_header(data, pos)
-            if not 4 <= length <= FRONTEND_LIMITS.get(tag, 0):
-                self._is_malformed(tag, length)
-                return pos
-            if tag == TERMINATE:
-                self.has_terminated = self.has_news = True
-                return pos
-            if tag == SYNC:
-                if self._is_doubtful:
-                    self._is_doubtful = self.has_unnamed = False
-            elif not self.keeps_names and tag in _USES_STATEMENTS:
-                if tag in _NAMED:
-                    is_named = _names_statement(data, pos, length, tag)
-                    if is_named is None:
-                        return self._hold(data, pos)
-                    if is_named or (tag in (BIND, DESCRIBE) and not self._may_use_unnamed(data, pos, tag)):
-                        self._refusal = _NAMED_STATEMENT if is_named else _NO_UNNAMED_STATEMENT
-                        return pos
-                self._note_statement(data, pos, tag, pipeline)
-            if tag != COPY_DATA and tag != FLUSH:
-                if pipeline.is_skipping:
+            if tag == TERMINATE or not 4 <= length <= FRONTEND_LIMITS.get(tag, 0):
+                self._end(tag, length)
+                break
+            after = pos + 1 + length
+            if pipeline.is_skipping:
+                if tag not in _OWES_NOTHING:
                     pipeline.sent(tag)
-                else:
-                    owed.append(tag)
-            pos += 1 + length
-        self.remaining = pos - end
-        return end
+            elif shares and tag in _NAMES_STATEMENTS:
+                verdict = self._edit(tag, data, pos, after, pipeline)
+                if verdict == EDITED:
+                    assert self.statements is not None
+                    parts += (data[begin:pos], self.statements.piece)
+                    begin = self.statements.resume
+                    self._is_dropping = after > end and begin >= after
+                elif verdict != AS_IS:
+                    if self.stop == FOR_COPY:
+                        assert self.statements is not None
+                        parts += (data[begin:pos], self.statements.piece)
+                        begin = pos
+                    break
+            elif shares and tag == QUERY:
+                if not self._query(data, pos, after, pipeline):
+                    break
+            elif tag not in _OWES_NOTHING:
+                pipeline.owed.append(tag)
+            pos = after
+        else:  # all was read, the last message perhaps in part
+            self.remaining = pos - end
+            pos = end
+        if not parts:
+            return data if pos == end else data[:pos]
+        parts.append(data[begin:pos])
+        return b"".join(parts)
 
-    def _may_use_unnamed(self, data: bytes, pos: int, tag: int) -> bool:
-        """Whether Bind or Describe at `pos` finds the client's own unnamed statement, or wants none."""
-        return self.has_unnamed or (tag == DESCRIBE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S")
+    def _edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        """Has the client's statements decide about a message that names one."""
+        statements = self.statements
+        if statements is None:
+            assert self._table is not None
+            self.statements = statements = ClientStatements(self._table)
+        if tag == PARSE or tag == BIND:
+            if tag == PARSE and self._stops_for_replay(data, pos, after):
+                return REPLAY
+            self._note_text(data, pos, after, is_first=not pipeline.owed)
+            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
+        verdict = statements.edit(tag, data, pos, after, pipeline)
+        if verdict == INCOMPLETE:
+            self._hold(data, pos, tag)
+        elif verdict == REPLAY:
+            self._stop(FOR_REPLAY, data, pos)
+        elif verdict != EDITED and verdict != AS_IS:
+            self._stop(FOR_COPY, data, pos)
+        return verdict
 
-    def _note_statement(self, data: bytes, pos: int, tag: int, pipeline: Pipeline) -> None:
-        """Follows the unnamed statement: whether it is there, and still waits to be executed."""
-        if tag == PARSE:
-            if not self.has_unnamed:
-                owed = pipeline.owed
-                is_first = not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1)
-                self._is_doubtful = pipeline.is_skipping or not is_first
-            self.has_unnamed = self.awaits_execute = True
-        elif tag == EXECUTE:
-            self.awaits_execute = False
-        elif tag == QUERY or (tag == CLOSE and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"S"):
-            self.has_unnamed = self.awaits_execute = False
+    def _query(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
+        """Books a Query; False when something must come before it."""
+        if self._stops_for_replay(data, pos, after):
+            return False
+        self.asks |= asks_of(data[pos:after])
+        self._note_text(data, pos, after, is_first=not pipeline.owed)
+        if self.statements is not None:
+            self.statements.unnamed = pipeline.statements.unnamed = None
+        pipeline.owed.append(QUERY)
+        return True
+
+    def _end(self, tag: int, length: int) -> None:
+        """A Terminate, or a message that cannot be: nothing after it counts."""
+        if tag == TERMINATE:
+            self.has_terminated = self.has_news = True
+        else:
+            self._is_malformed(tag, length)
+
+    def _note_text(self, data: bytes, pos: int, after: int, *, is_first: bool) -> None:
+        """Keeps the message, behind those that are not answered yet."""
+        text = data[pos : min(after, pos + _TEXT_LIMIT)]
+        self.text = text if is_first else (self.text + text)[-_TEXT_LIMIT:]
+
+    def _stops_for_replay(self, data: bytes, pos: int, after: int) -> bool:
+        statements = self.statements
+        if self.is_replayed or not (self.needs_replay or (statements is not None and statements.names)):
+            return False
+        if not needs_replay(data[pos:after]):
+            return False
+        self._stop(FOR_REPLAY, data, pos)
+        return True
+
+    def _stop(self, why: int, data: bytes, pos: int) -> None:
+        self.stop = why
+        self.stopped = data[pos:]
+        self.has_news = True
+
+    def take_stopped(self) -> bytes:
+        """The reason is gone: what is to be fed again."""
+        stopped, self.stopped = self.stopped, b""
+        self.stop = 0
+        return stopped
 
     def _is_malformed(self, tag: int, length: int) -> bool:
         limit = FRONTEND_LIMITS.get(tag)
@@ -239,32 +307,16 @@ class FrontendStream:
         self.has_news = True
         return True
 
-    def _hold(self, data: bytes, pos: int) -> int:
-        """Keeps data[pos:] until more arrives; returns `pos`."""
+    def _hold(self, data: bytes, pos: int, tag: int) -> None:
+        """Keeps data[pos:] until more arrives."""
         self.held = data[pos:]
-        if len(self.held) > HEADER_SIZE + _NAME_LIMIT:
+        if tag == BIND and len(self.held) > HEADER_SIZE + _NAME_LIMIT:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
-        return pos
 
 
 def says_goodbye(data: bytes) -> bool:
     """Whether there is a Terminate among these messages; in the middle of one the same bytes mean nothing."""
-    stream = FrontendStream(keeps_names=True)
+    stream = FrontendStream(None)
     stream.receive(data, Pipeline())
     return stream.has_terminated
-
-
-def _names_statement(data: bytes, pos: int, length: int, tag: int) -> bool | None:
-    """Whether the message at `pos` uses a named prepared statement; None when too little of it has arrived."""
-    available = min(len(data), pos + 1 + length)
-    at = pos + HEADER_SIZE
-    if tag == DESCRIBE or tag == CLOSE:
-        if available > at and data[at] != _STATEMENT:
-            return False
-        at += 1
-    elif tag == BIND:
-        at = data.find(b"\0", at, available) + 1 or available
-    if at < available:
-        return data[at] != 0
-    return None if available < pos + 1 + length else False

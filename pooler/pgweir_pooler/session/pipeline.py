@@ -15,6 +15,7 @@ What takes an entry away (PostgreSQL documentation, "Message Flow"):
 | Describe | RowDescription or NoData (a ParameterDescription may come before) |
 | Execute | CommandComplete, EmptyQueryResponse or PortalSuspended |
 | Refusal | ErrorResponse alone: it stands for a message that we refuse, and what was sent cannot succeed |
+| what concerns prepared statements | as Parse, Describe and Close; each has a `Note` that hears what became of it |
 
 An ErrorResponse to an extended-protocol message takes all entries up to the next Sync, for the server skips those
 messages; if that Sync was not sent yet, what is sent until then owes nothing (`is_skipping`).
@@ -29,6 +30,7 @@ sends, are skipped or answered, nobody can tell: they confuse the pipeline.
 
 from collections import deque
 
+from pgweir_pooler.session.statements import Error, Note, ServerStatements
 from pgweir_pooler.wire.framing import (
     BIND,
     BIND_COMPLETE,
@@ -59,8 +61,21 @@ from pgweir_pooler.wire.framing import (
 )
 
 # Entries that are not message types of the protocol.
-REFUSAL = 0x100
-MAYBE_SYNC = 0x101
+MAYBE_SYNC = 0x100
+# Entries with a note in `notes`. The client reads the replies of the first four, not of the last three.
+REFUSAL = 0x101  # a Bind that PostgreSQL rejects, in place of a message that we refuse
+NAMED_PARSE = 0x102  # the client's Parse, under our name
+NAMED_CLOSE = 0x103  # the client's Close of a name
+TOLD_DESCRIBE = 0x104  # the client's Describe of its unnamed statement
+KNOWN_PARSE = (
+    0x105  # a Close of nothing, in place of a Parse of what the server has: ParseComplete is made of its reply
+)
+OWN_PARSE = 0x106
+OWN_DESCRIBE = 0x107
+OWN_CLOSE = 0x108
+_FIRST_WITH_NOTE = REFUSAL
+
+_PARSED = b"1\0\0\0\4"  # ParseComplete
 
 # Entries that may have no reply at all.
 _UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
@@ -72,6 +87,23 @@ _TAKES: dict[int, tuple[int, ...]] = {
     CLOSE: (CLOSE_COMPLETE,),
     DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     EXECUTE: (COMMAND_COMPLETE, EMPTY_QUERY_RESPONSE, PORTAL_SUSPENDED),
+    NAMED_PARSE: (PARSE_COMPLETE,),
+    NAMED_CLOSE: (CLOSE_COMPLETE,),
+    TOLD_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    KNOWN_PARSE: (CLOSE_COMPLETE,),
+    OWN_PARSE: (PARSE_COMPLETE,),
+    OWN_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    OWN_CLOSE: (CLOSE_COMPLETE,),
+}
+# What goes to the client in place of any reply to such an entry.
+_REPLACED: dict[int, bytes] = {KNOWN_PARSE: _PARSED, OWN_PARSE: b"", OWN_DESCRIBE: b"", OWN_CLOSE: b""}
+# The usual replies, each with the only entry that it takes away without more ado.
+SIMPLY_TAKES: dict[int, int] = {
+    PARSE_COMPLETE: PARSE,
+    BIND_COMPLETE: BIND,
+    CLOSE_COMPLETE: CLOSE,
+    ROW_DESCRIPTION: DESCRIBE,
+    NO_DATA: DESCRIBE,
 }
 _LEAVES: dict[int, tuple[int, ...]] = {
     REFUSAL: (),
@@ -79,6 +111,8 @@ _LEAVES: dict[int, tuple[int, ...]] = {
     BIND: (),
     CLOSE: (),
     DESCRIBE: (PARAMETER_DESCRIPTION,),
+    TOLD_DESCRIBE: (PARAMETER_DESCRIPTION,),
+    OWN_DESCRIBE: (PARAMETER_DESCRIPTION,),
     EXECUTE: (DATA_ROW, COPY_IN_RESPONSE, COPY_OUT_RESPONSE, COPY_DATA, COPY_DONE),
     QUERY: (
         ROW_DESCRIPTION,
@@ -105,16 +139,18 @@ class Pipeline:
         "is_plain",
         "is_skipping",
         "is_unsynced",
+        "notes",
         "owed",
-        "refusals",
+        "statements",
         "status",
     )
 
     def __init__(self) -> None:
         # Appended by `FrontendStream` when a message's header is forwarded; removed here only.
         self.owed: deque[int] = deque()
-        # The errors of the REFUSAL entries in `owed`, in the same order.
-        self.refusals: deque[bytes] = deque()
+        # One for each entry in `owed` that has one, in the same order; removed with it.
+        self.notes: deque[Note] = deque()
+        self.statements = ServerStatements()
         self.status = IDLE  # of the last ReadyForQuery
         self.is_skipping = False  # the server skips to a Sync that we have not seen yet
         self.is_copying_in = False  # the head of `owed` is a COPY FROM STDIN that the server reads
@@ -154,11 +190,16 @@ class Pipeline:
         Its ErrorResponse ends the transaction and skips to the next Sync as any other; `received` returns `error`, to
         be forwarded instead of it.
         """
+        self.expect(REFUSAL, Error(error))
+
+    def expect(self, entry: int, note: Note) -> None:
+        """Books a message with a note; the note is told when it is answered, or dropped."""
         if self.is_skipping:
-            self.sent(REFUSAL)
+            self.sent(entry)
+            note.dropped()
             return
-        self.owed.append(REFUSAL)
-        self.refusals.append(error)
+        self.owed.append(entry)
+        self.notes.append(note)
 
     def ready(self, status: int) -> bool:
         """A ReadyForQuery arrived. Returns whether the server is free now."""
@@ -191,39 +232,54 @@ class Pipeline:
             self.is_confused = True
         return status == IDLE and not owed and not self.is_confused and not self.is_skipping
 
-    def received(self, tag: int) -> bytes:
+    def received(self, tag: int, body: bytes = b"") -> bytes | None:
         """Books any other message from the server, asynchronous ones (notice, parameter, notification) excepted.
 
-        Returns what to forward in place of it when it rejects what we had refused, else nothing.
+        Returns what to forward in place of it, None to forward it as it is. `body` is looked at only while
+        `reads_shape` holds.
         """
         owed = self.owed
         self._drop_idle_copy_ends()
         while owed and owed[0] == MAYBE_SYNC:
             owed.popleft()
             self._drop_idle_copy_ends()
-        refusal = b""
+        replacement = None
         if owed:
-            if owed[0] == REFUSAL:
-                refusal = self.refusals[0]
-            self._answered(owed[0], tag)
+            replacement = self._answered(owed[0], tag, body)
         elif tag != ERROR_RESPONSE:  # FATAL comes at any time
             self.is_confused = True
         self._note()
-        return refusal
+        return replacement
 
-    def _answered(self, head: int, tag: int) -> None:
+    @property
+    def reads_shape(self) -> bool:
+        """Whether the next description is one that somebody must read whole."""
+        owed = self.owed
+        return bool(owed) and (owed[0] == OWN_DESCRIBE or owed[0] == TOLD_DESCRIBE)
+
+    def _answered(self, head: int, tag: int, body: bytes) -> bytes | None:
         owed = self.owed
         if tag == ERROR_RESPONSE:
+            note = self.notes[0] if head == REFUSAL else None
             self._failed(head)
-        elif tag == COPY_IN_RESPONSE and head in (QUERY, EXECUTE):
+            return note.message if isinstance(note, Error) else None
+        if tag == COPY_IN_RESPONSE and head in (QUERY, EXECUTE):
             self.is_copying_in = True
         elif tag == COMMAND_COMPLETE and self.is_copying_in:
             self._copied()
         elif tag in _TAKES.get(head, ()):
             owed.popleft()
             self.is_unsynced = True
+            if head >= _FIRST_WITH_NOTE:
+                note = self.notes.popleft()
+                if tag == ROW_DESCRIPTION or tag == NO_DATA:
+                    note.described(tag, body)
+                note.answered()
         elif tag not in _LEAVES.get(head, ()):
             self.is_confused = True
+        elif tag == PARAMETER_DESCRIPTION and head >= _FIRST_WITH_NOTE:
+            self.notes[0].described(tag, body)
+        return _REPLACED.get(head)
 
     def _drop_idle_copy_ends(self) -> None:
         """CopyDone and CopyFail outside of a copy are ignored by the server and owe nothing."""
@@ -275,8 +331,8 @@ class Pipeline:
         skipped = -1
         while owed and owed[0] != SYNC:
             tag = owed.popleft()
-            if tag == REFUSAL:
-                self.refusals.popleft()
+            if tag >= _FIRST_WITH_NOTE:
+                self.notes.popleft().dropped()
             if tag not in _UNCERTAIN:
                 skipped += 1
         self.is_skipping = not owed

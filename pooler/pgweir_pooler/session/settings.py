@@ -23,15 +23,20 @@ ROLLBACK = query(b"ROLLBACK")
 _RESET = query(b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL")
 
 
+_LAST = {"session_authorization": 1, "role": 2}
+
+
 def apply_settings(settings: Settings) -> tuple[bytes, int]:
     """Query messages that bring a server from any other client's settings to these, and how many they are."""
     if not settings:
         return _RESET, 1
-    calls = ", ".join(f"pg_catalog.set_config({_literal(k)}, {_literal(v)}, false)" for k, v in settings)
+    # A role may not be allowed to set what was set before it was taken on.
+    ordered = sorted(settings, key=lambda setting: _LAST.get(setting[0], 0))
+    calls = ", ".join(f"pg_catalog.set_config({literal(k)}, {literal(v)}, false)" for k, v in ordered)
     return _RESET + query(f"SELECT {calls}".encode()), 2
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """An escape string literal: right whatever standard_conforming_strings and backslash_quote say."""
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
@@ -58,3 +63,8 @@ def render_parameters(parameters: dict[bytes, bytes], application_name: str | No
     if application_name is not None:
         shown[b"application_name"] = application_name.encode()
     return b"".join(parameter_status(name, value) for name, value in shown.items())
+
+
+def changed_parameters(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> bytes:
+    """ParameterStatus messages for what is another value now."""
+    return b"".join(parameter_status(name, value) for name, value in after.items() if before.get(name) != value)

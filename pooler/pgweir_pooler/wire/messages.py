@@ -49,9 +49,11 @@ def _report(tag: bytes, fields: Iterable[tuple[bytes, str]]) -> bytes:
     return message(tag, body + b"\0")
 
 
-def error_response(severity: str, sqlstate: str, text: str, *, detail: str = "", hint: str = "") -> bytes:
+def error_response(
+    severity: str, sqlstate: str, text: str, *, detail: str = "", hint: str = "", routine: str = ""
+) -> bytes:
     """ErrorResponse; empty fields are left out."""
-    return _report(b"E", _fields(severity, sqlstate, text, detail, hint))
+    return _report(b"E", (*_fields(severity, sqlstate, text, detail, hint), (b"R", routine)))
 
 
 def notice_response(severity: str, sqlstate: str, text: str, *, detail: str = "", hint: str = "") -> bytes:
@@ -67,7 +69,12 @@ def _fields(severity: str, sqlstate: str, text: str, detail: str, hint: str) -> 
 def error_response_for(error: PoolerError) -> bytes:
     """ErrorResponse with what the client may read of `error`."""
     return error_response(
-        error.severity, error.wire_sqlstate(), error.client_text(), detail=error.detail, hint=error.hint
+        error.severity,
+        error.wire_sqlstate(),
+        error.client_text(),
+        detail=error.detail,
+        hint=error.hint,
+        routine=error.routine,
     )
 
 

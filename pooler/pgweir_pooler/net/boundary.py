@@ -1,0 +1,173 @@
+"""Between the end of a client's transaction and the return of its server: what has become of the session.
+
+Something that the client ran may have left settings, prepared statements, temporary tables, cursors or locks behind.
+PostgreSQL is asked, on the same server and before the client reads that it is ready. Settings and statements become the
+client's and are brought to whatever server it gets next; what cannot move pins the client to this server until it is
+gone.
+"""
+
+from typing import TYPE_CHECKING
+
+from pgweir_pooler.errors import ServerLost
+from pgweir_pooler.net.server_connection import ServerConnection, error_of
+from pgweir_pooler.session.session_state import Answer, is_single, question
+from pgweir_pooler.session.settings import changed_parameters
+from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
+from pgweir_pooler.session.suspicion import (
+    DEALLOCATED,
+    DISCARDED,
+    HOLDABLE,
+    LOADED,
+    LOCKS,
+    PREPARED,
+    QUESTIONS,
+    SETTINGS,
+    TEMPORARY,
+)
+from pgweir_pooler.wire.cursor import ServerProtocolError
+from pgweir_pooler.wire.framing import PARSE, QUERY, SYNC
+from pgweir_pooler.wire.messages import message, query, ready_for_query
+
+if TYPE_CHECKING:
+    from pgweir_pooler.net.client_session import ClientSession
+
+_PINNING = TEMPORARY | HOLDABLE | LOCKS
+_OWN_PREFIX = SERVER_NAME_PREFIX.decode()
+
+
+class Boundary:
+    """One such moment of one client."""
+
+    __slots__ = ("_asks", "_parameters", "_server", "_session")
+
+    def __init__(self, session: "ClientSession", server: ServerConnection, asks: int) -> None:
+        self._session = session
+        self._server = server
+        self._asks = asks
+        self._parameters = dict(server.stream.parameters)  # as the client knows them
+
+    def begin(self) -> None:
+        """Takes the server from the client and asks."""
+        session, server, asks = self._session, self._server, self._asks
+        session.lend_for_errand(server)
+        if server.is_lost:
+            session.errand_failed(ServerLost("the connection to the database was lost"))
+            return
+        server.stream.asks = 0
+        if asks & DEALLOCATED:
+            server.stream.pipeline.statements.forget()
+            server.sql_names.clear()
+            session.forget_statements()
+        if asks & DISCARDED:
+            session.pins = 0
+        session.pins |= asks & LOADED
+        if asks & QUESTIONS:
+            server.ask(question(asks, session.custom_names), self._answered)
+        else:
+            self._end()
+
+    def _answered(self, data: bytes, error: dict[str, str]) -> None:
+        server = self._server
+        answer = None
+        if not error and not server.is_lost:
+            try:
+                answer = Answer.of(data)
+            except (ServerProtocolError, ValueError) as fault:
+                error = {"M": str(fault)}
+        if answer is None or self._session.is_closing:
+            self._fail(error)
+            return
+        server.stream.asks = 0
+        self._learn(answer)
+        if self._asks & SETTINGS and self._session.settings != server.settings:
+            # RESET went back to the server's own values, where the client's startup message has others.
+            server.apply(self._session.settings, self._applied)
+        else:
+            self._end()
+
+    def _learn(self, answer: Answer) -> None:
+        session, server, asks = self._session, self._server, self._asks
+        if asks & SETTINGS:
+            settings = answer.settings
+            if answer.role != "none":
+                settings["role"] = answer.role
+            if answer.session_user != session.held.endpoint.user:
+                settings["session_authorization"] = answer.session_user
+            server.settings = session.clients.interned(tuple(sorted(settings.items())))
+            for name, value in session.startup_settings:
+                settings.setdefault(name, value)
+            session.settings = session.clients.interned(tuple(sorted(settings.items())))
+        if asks & PREPARED:
+            self._learn_statements(answer)
+        session.pins = session.pins & ~(asks & _PINNING) | answer.found
+
+    def _learn_statements(self, answer: Answer) -> None:
+        session, server = self._session, self._server
+        by_sql = answer.sql_statements
+        own = {name for name in answer.statements if not name.startswith(_OWN_PREFIX)}
+        # Names of the client's that were put there for SQL's use and are gone: SQL has deallocated them.
+        for name in server.sql_names - own - by_sql.keys():
+            session.statement_names().pop(name.encode(), None)
+        server.sql_names = own | by_sql.keys()
+        session.sql_statements = by_sql
+        if all(is_single(text) for text in by_sql.values()):
+            session.pins &= ~PREPARED
+        else:
+            session.pins |= PREPARED  # its text is part of a longer one, which must not run again
+        session.stream.replay_wanted(is_wanted=bool(by_sql))
+
+    def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
+        if server.is_lost or error or self._session.is_closing:
+            self._fail(error)
+            return
+        changed = changed_parameters(self._parameters, server.stream.parameters)
+        if changed:
+            self._session.transport.write(changed)
+        self._end()
+
+    def _fail(self, error: dict[str, str]) -> None:
+        if not self._server.is_lost:
+            self._server.stream.is_tainted = True
+            self._server.release()
+        self._session.errand_failed(error_of(error))
+
+    def _end(self) -> None:
+        self._session.transport.write(ready_for_query())
+        self._session.errand_ended(self._server)
+
+
+def replay(session: "ClientSession", server: ServerConnection) -> None:
+    """Brings to the server what the text in front of which the client was stopped may name, then lets it go on."""
+    text = session.stream.stopped
+    messages = []
+    tags = []
+    for name, statement in session.sql_statements.items():
+        if name not in server.sql_names:
+            messages.append(query(statement.encode()))
+            tags.append(QUERY)
+            server.sql_names.add(name)
+    for raw, known in session.statement_names().items():
+        name = raw.decode("utf-8", "replace")
+        if raw in text and name not in server.sql_names and known.body is not None:
+            messages.append(message(b"P", raw + b"\0" + known.body) + message(b"S"))
+            tags += (PARSE, SYNC)
+            server.sql_names.add(name)
+    session.stream.is_replayed = True
+    if not messages:
+        session.resume()
+        return
+
+    def replayed(server: ServerConnection, error: dict[str, str]) -> None:
+        if server.is_lost:
+            session.errand_failed(error_of(error))
+        elif session.is_closing:
+            server.stream.is_tainted = True
+            server.release()
+        else:
+            # What failed is not there, and the client's statement will say so.
+            server.stream.asks = 0
+            session.keep(server)
+            session.resume()
+
+    session.lend_for_errand(server)
+    server.run_errand(b"".join(messages), tags, replayed)

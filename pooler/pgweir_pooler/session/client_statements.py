@@ -1,0 +1,316 @@
+"""A client's prepared statements: what becomes of its Parse, Bind, Describe and Close on a shared server.
+
+Each message is looked at when the client holds a server that executes it (not one that skips to a Sync). It goes on as
+it is, or with our name in place of the client's, or behind a Parse of ours when this server has not prepared the
+statement yet; or it is refused, by an error that PostgreSQL itself would give. The unnamed statement goes on as it is
+on the server where it was parsed, and is prepared by a name of ours on any other.
+
+Once a client was told a shape, a Bind on a server where the statement is not prepared yet must wait until that server
+has described it: `stop` says so, and `can_go_on` when that is over.
+"""
+
+from pgweir_pooler.errors import (
+    CachedPlanChanged,
+    DuplicateStatement,
+    PoolerError,
+    TooManyStatements,
+    UnknownStatement,
+)
+from pgweir_pooler.session.pipeline import (
+    KNOWN_PARSE,
+    NAMED_CLOSE,
+    NAMED_PARSE,
+    OWN_CLOSE,
+    OWN_DESCRIBE,
+    OWN_PARSE,
+    TOLD_DESCRIBE,
+    Pipeline,
+)
+from pgweir_pooler.session.statements import (
+    MAX_STATEMENTS_PER_CLIENT,
+    MAX_TEXT_PER_CLIENT,
+    ClientStatement,
+    Copy,
+    FirstParse,
+    Note,
+    Preparation,
+    Registration,
+    Removal,
+    Statement,
+    StatementTable,
+    Told,
+    UnnamedOwner,
+    UnnamedParse,
+)
+from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement
+from pgweir_pooler.wire.framing import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    HEADER_SIZE,
+    IN_FAILED_TRANSACTION,
+    PARSE,
+    QUERY,
+    SYNC,
+)
+from pgweir_pooler.wire.messages import error_response_for, message
+
+# What `edit` decides about a message.
+AS_IS = 0  # it is booked, and goes on as it is
+EDITED = 1  # it is booked; `piece` goes in place of everything before `resume`
+INCOMPLETE = 2  # more of it must arrive first
+REPLAY = 4  # it must be given again when the server has what the client prepared by SQL, and its channels
+STOP = 3  # `piece` goes ahead of it; it must be given again when `can_go_on` says so
+
+# What is held of a message until it is whole. A longer text cannot have a name; unnamed, it flows, and lives until the
+# client's loan of the server ends.
+_NAMED_LIMIT = 16 << 20
+_UNNAMED_LIMIT = 1 << 20
+_STATEMENT = 0x53  # S in Describe and Close
+
+# A Bind to a statement that nobody can have, for names of clients do not get to the server. PostgreSQL answers it as it
+# would any statement that is unknown: the transaction fails, and it skips to the next Sync.
+REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
+# Always answered by CloseComplete.
+_CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
+_FLUSH = message(b"H")
+_NOTE = Note()
+
+
+class ClientStatements(UnnamedOwner):
+    """The statements of one client. `table` is that of its pool."""
+
+    __slots__ = ("_awaited", "_text_bytes", "asks", "bound", "is_replayed", "names", "piece", "resume", "table")
+
+    def __init__(self, table: StatementTable) -> None:
+        super().__init__()
+        self.table = table
+        self.names: dict[bytes, ClientStatement] = {}
+        self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
+        self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
+        self.bound: list[Statement] = []  # in this loan
+        self.piece = b""  # set by `edit`, as the next
+        self.resume = 0
+        self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
+        self._text_bytes = 0
+
+    def loan_ended(self) -> None:
+        """The server goes back."""
+        self.asks = 0
+        self.is_replayed = False
+        self.bound.clear()
+        self._awaited = None
+
+    def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
+        if tag == BIND:
+            return self._bind(data, pos, after, pipeline)
+        if tag == PARSE:
+            return self._parse(data, pos, after, pipeline)
+        if after > len(data):
+            return INCOMPLETE  # they are short, and most of it is the name
+        if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
+            pipeline.owed.append(tag)
+            return AS_IS
+        name = data[pos + HEADER_SIZE + 1 : after - 1]
+        return self._describe(name, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
+
+    def can_go_on(self, pipeline: Pipeline) -> bool:
+        """Whether what `stop` waits for has come, or will not come."""
+        if self._awaited is None:
+            return True
+        statement, copy = self._awaited
+        if copy.shape is None and pipeline.statements.copies.get(statement) is copy and not pipeline.is_skipping:
+            return False
+        self._awaited = None
+        return True
+
+    def plan_changed(self) -> None:
+        """PostgreSQL refused what was bound in this loan because its shape has changed: nobody gets it again."""
+        for statement in self.bound:
+            self.table.retire(statement)
+        self.bound.clear()
+
+    # --- Parse
+
+    def _parse(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        begin = pos + HEADER_SIZE
+        stop = data.find(b"\0", begin, after)
+        if stop < 0:
+            if after > len(data):
+                return INCOMPLETE
+            pipeline.owed.append(PARSE)  # PostgreSQL says what is wrong with it
+            return AS_IS
+        if stop == begin:
+            return self._parse_unnamed(data, begin + 1, after, pipeline)
+        name = data[begin:stop]
+        if after - begin > _NAMED_LIMIT:
+            return self._refuse(
+                TooManyStatements(f"a named statement is longer than {_NAMED_LIMIT} bytes"), after, pipeline
+            )
+        if after > len(data):
+            return INCOMPLETE
+        if name in self.names:
+            return self._refuse(DuplicateStatement(name), after, pipeline)
+        body = data[stop + 1 : after]
+        if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
+            self._text_bytes = sum(len(c.body or b"") for c in self.names.values())
+            if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
+                return self._refuse(TooManyStatements("this session has too many prepared statements"), after, pipeline)
+        self._text_bytes += len(body)
+        self.resume = after
+        self.piece = self._register(name, body, pipeline)
+        return EDITED
+
+    def _register(self, name: bytes, body: bytes, pipeline: Pipeline) -> bytes:
+        """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
+        statement = self.table.intern(body, asks_of_statement(body))
+        client = ClientStatement(body, statement)
+        self.names[name] = client
+        server = pipeline.statements
+        if statement not in server.copies:
+            return self._prepare(statement, pipeline, registers=(name, client))
+        server.copies.move_to_end(statement)
+        note = Registration(self.names, name, client)
+        if pipeline.status == IN_FAILED_TRANSACTION and not pipeline.owed:
+            pipeline.expect(NAMED_PARSE, note)  # it will be refused for the transaction, before it is found to exist
+            return message(b"P", statement.name + b"\0" + body)
+        pipeline.expect(KNOWN_PARSE, note)
+        return _CLOSE_NOTHING
+
+    def _parse_unnamed(self, data: bytes, begin: int, after: int, pipeline: Pipeline) -> int:
+        """`begin` is where its body begins."""
+        body: bytes | None = None
+        if after - begin <= _UNNAMED_LIMIT:
+            if after > len(data):
+                return INCOMPLETE
+            body = data[begin:after]
+        self.asks |= asks_of_statement(data[begin:after]) & ~NEEDS_REPLAY
+        self.unnamed = client = ClientStatement(body, None)
+        server = pipeline.statements
+        server.unnamed = client
+        owed = pipeline.owed
+        if not owed or owed[-1] == SYNC or owed[-1] == QUERY:
+            owed.append(PARSE)
+        else:  # an error before it would have it skipped
+            pipeline.expect(NAMED_PARSE, UnnamedParse(self, server, client))
+        return AS_IS
+
+    def _prepare(
+        self, statement: Statement, pipeline: Pipeline, registers: tuple[bytes, ClientStatement] | None = None
+    ) -> bytes:
+        """Messages that prepare the statement on the server; the client reads the ParseComplete if it is its own."""
+        server = pipeline.statements
+        copy, closed = server.add(statement)
+        note = Preparation(server, statement, copy)
+        pieces = []
+        for old in (*closed, statement):  # itself: a Parse whose Describe came to nothing may have left it there
+            pipeline.expect(OWN_CLOSE, _NOTE)
+            pieces.append(message(b"C", b"S" + old.name + b"\0"))
+        if registers is None:
+            pipeline.expect(OWN_PARSE, note)
+        else:
+            pipeline.expect(NAMED_PARSE, FirstParse(self.names, *registers, note))
+        pipeline.expect(OWN_DESCRIBE, note)
+        pieces.append(message(b"P", statement.name + b"\0" + statement.body))
+        pieces.append(message(b"D", b"S" + statement.name + b"\0"))
+        return b"".join(pieces)
+
+    # --- Bind
+
+    def _bind(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        end = min(after, len(data))
+        begin = data.find(b"\0", pos + HEADER_SIZE, end) + 1
+        stop = data.find(b"\0", begin, end) if begin else -1
+        if stop < 0:
+            if after > len(data):
+                return INCOMPLETE
+            pipeline.owed.append(BIND)  # PostgreSQL says what is wrong with it
+            return AS_IS
+        name = data[begin:stop]
+        client = self.names.get(name) if name else self.unnamed
+        if client is None:
+            return self._refuse(UnknownStatement(name), after, pipeline)
+        server = pipeline.statements
+        if not name and server.unnamed is client:
+            pipeline.owed.append(BIND)
+            return AS_IS
+        statement = client.statement
+        if statement is None or statement.is_retired:
+            if client.body is None:
+                return self._refuse(UnknownStatement(name), after, pipeline)
+            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
+        if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            return REPLAY
+        copy = server.copies.get(statement)
+        self.piece = b""
+        if copy is None:
+            self.piece = self._prepare(statement, pipeline)
+            copy = server.copies[statement]
+        else:
+            server.copies.move_to_end(statement)
+        if client.told is not copy:
+            if _is_described(data, after):
+                client.told = copy
+            elif client.told is not None:
+                if copy.shape is None:
+                    return self._await(statement, copy, pos)
+                if client.is_misled_by(copy):
+                    return self._refuse(CachedPlanChanged(), after, pipeline)
+        self.asks |= statement.asks & ~NEEDS_REPLAY
+        self.bound.append(statement)
+        pipeline.owed.append(BIND)
+        length = after - pos - 1 + len(statement.name) - len(name)
+        head = b"B" + length.to_bytes(4, "big") + data[pos + HEADER_SIZE : begin] + statement.name
+        self.piece = self.piece + head if self.piece else head
+        self.resume = stop
+        return EDITED
+
+    def _await(self, statement: Statement, copy: Copy, pos: int) -> int:
+        self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
+        self.resume = pos
+        self._awaited = (statement, copy)
+        return STOP
+
+    # --- Describe and Close of statements
+
+    def _describe(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+        client = self.names.get(name) if name else self.unnamed
+        if client is None:
+            return self._refuse(UnknownStatement(name), after, pipeline)
+        server = pipeline.statements
+        if not name and server.unnamed is client:
+            pipeline.expect(TOLD_DESCRIBE, Told(client))
+            return AS_IS
+        statement = client.statement
+        if statement is None or statement.is_retired:
+            if client.body is None:
+                return self._refuse(UnknownStatement(name), after, pipeline)
+            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
+        prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
+        client.told = server.copies[statement]
+        pipeline.owed.append(DESCRIBE)
+        self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")
+        self.resume = after
+        return EDITED
+
+    def _close(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+        if not name:
+            self.unnamed = pipeline.statements.unnamed = None
+            pipeline.owed.append(CLOSE)
+            return AS_IS
+        pipeline.expect(NAMED_CLOSE, Removal(self.names, name))
+        self.piece = _CLOSE_NOTHING  # the name is not the server's
+        self.resume = after
+        return EDITED
+
+    def _refuse(self, error: PoolerError, after: int, pipeline: Pipeline) -> int:
+        pipeline.refuse(error_response_for(error))
+        self.piece = REJECTED
+        self.resume = after
+        return EDITED
+
+
+def _is_described(data: bytes, pos: int) -> bool:
+    """Whether the message at `pos` is a Describe of a portal: the client is about to be told the shape."""
+    return data[pos : pos + 1] == b"D" and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"P"

@@ -1,0 +1,286 @@
+"""Prepared statements on shared servers: what a client calls them, and what each server has.
+
+A client's name stands for a text with its parameter types (`Statement`). Equal texts of all clients of a pool are one
+`Statement`, which has one name on all servers. A server prepares it when it is first used there and keeps at most
+`max_prepared_statements` of them, the least recently used go first.
+
+A client decodes rows by the shape that it was told when it prepared, so no copy of another shape may answer it unseen.
+Each server's `Copy` knows the shape that PostgreSQL described when it was prepared; while that copy lives, PostgreSQL
+itself refuses to answer in another one (0A000 "cached plan must not change result type"). What the client was told is
+the copy that it was prepared or described on. A statement for which PostgreSQL raised that error is retired: it
+gets a new name, so that every server prepares it afresh.
+
+A statement is kept by the clients and servers that know it and by nobody else.
+"""
+
+from collections import OrderedDict
+from hashlib import blake2b
+from weakref import WeakValueDictionary
+
+DEFAULT_MAX_PREPARED = 200
+SERVER_NAME_PREFIX = b"pgweir_"
+_SHAPE_BYTES = 8
+_COLUMN_SIZE = 18  # what follows a column's name in a RowDescription
+# What a client may have prepared at a time; drivers' caches hold 100 to 256 statements.
+MAX_STATEMENTS_PER_CLIENT = 10_000
+MAX_TEXT_PER_CLIENT = 64 << 20
+
+
+class Statement:
+    """A text with its parameter types, the same for all clients of a pool."""
+
+    __slots__ = ("__weakref__", "asks", "body", "is_retired", "name")
+
+    def __init__(self, body: bytes, name: bytes, asks: int) -> None:
+        self.body = body  # of its Parse message, behind the name: text, NUL, types
+        self.name = name  # on all servers
+        self.asks = asks  # what its execution may leave behind, see `suspicion`
+        self.is_retired = False  # PostgreSQL found its shape changed: nobody uses this name any more
+
+
+class StatementTable:
+    """All statements of one pool, by their bodies, as long as a client or a server knows them."""
+
+    __slots__ = ("_by_body", "_count")
+
+    def __init__(self) -> None:
+        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._by_body)
+
+    def intern(self, body: bytes, asks: int) -> Statement:
+        """The statement with this body; a new one when it is new, or was retired."""
+        statement = self._by_body.get(body)
+        if statement is None:
+            self._count += 1
+            statement = Statement(body, SERVER_NAME_PREFIX + b"%x" % self._count, asks)
+            self._by_body[body] = statement
+        return statement
+
+    def retire(self, statement: Statement) -> None:
+        """Its name is not used again; whoever has it gets the next one from `intern`."""
+        statement.is_retired = True
+        if self._by_body.get(statement.body) is statement:
+            del self._by_body[statement.body]
+
+
+class Copy:
+    """A statement as one server has prepared it. `shape` stays None until the server has described it."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self) -> None:
+        self.shape: bytes | None = None
+
+
+class ClientStatement:
+    """What one client means by a name, or by no name."""
+
+    __slots__ = ("body", "statement", "told")
+
+    def __init__(self, body: bytes | None, statement: Statement | None) -> None:
+        self.body = body  # of its Parse message, behind the name; None when it was too long to be kept
+        self.statement = statement  # None until it must be prepared by name
+        # The copy by whose shape the client reads rows; None while it was told none: then any shape is news to it.
+        self.told: Copy | None = None
+
+    def is_misled_by(self, copy: Copy) -> bool:
+        """Whether rows of this copy would be read by the shape of another one."""
+        told = self.told
+        return told is not None and told is not copy and told.shape != copy.shape
+
+
+class ServerStatements:
+    """What one server has prepared for clients of its pool."""
+
+    __slots__ = ("copies", "limit", "unnamed")
+
+    def __init__(self) -> None:
+        self.limit = DEFAULT_MAX_PREPARED
+        self.copies: OrderedDict[Statement, Copy] = OrderedDict()  # the least recently used first
+        # Whose unnamed statement the server has; None when nobody's that is known. Forgotten at the end of a loan.
+        self.unnamed: ClientStatement | None = None
+
+    def add(self, statement: Statement) -> tuple[Copy, list[Statement]]:
+        """A copy that is about to be prepared, and which ones must be closed to make room."""
+        copy = Copy()
+        self.copies[statement] = copy
+        closed = []
+        while len(self.copies) > max(self.limit, 1):
+            closed.append(self.copies.popitem(last=False)[0])
+        return copy, closed
+
+    def forget(self) -> None:
+        """The server has dropped all statements (DISCARD ALL, DEALLOCATE ALL)."""
+        self.copies.clear()
+        self.unnamed = None
+
+
+# --- what an expected reply means for these books
+
+
+class Note:
+    """What becomes of an expected reply. Exactly one of `answered` and `dropped` is called, once, unless both the
+    client and the server are gone before."""
+
+    __slots__ = ()
+
+    def described(self, tag: int, body: bytes) -> None:
+        """ParameterDescription, RowDescription or NoData came."""
+
+    def answered(self) -> None:
+        """The server did it."""
+
+    def dropped(self) -> None:
+        """The server failed at it, or skipped it."""
+
+
+class Registration(Note):
+    """A client's Parse: its name is good once the server says so."""
+
+    __slots__ = ("_client", "_name", "_names")
+
+    def __init__(self, names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> None:
+        self._names = names
+        self._name = name
+        self._client = client
+
+    def dropped(self) -> None:
+        if self._names.get(self._name) is self._client:
+            del self._names[self._name]
+
+
+class Removal(Note):
+    """A client's Close of a name."""
+
+    __slots__ = ("_client", "_name", "_names")
+
+    def __init__(self, names: dict[bytes, ClientStatement], name: bytes) -> None:
+        self._names = names
+        self._name = name
+        self._client = names.get(name)
+
+    def answered(self) -> None:
+        if self._client is not None and self._names.get(self._name) is self._client:
+            del self._names[self._name]
+
+
+class Preparation(Note):
+    """Our own Parse, or the Describe behind it: the copy is good once the server has described it."""
+
+    __slots__ = ("_copy", "_parameters", "_server", "_statement")
+
+    def __init__(self, server: ServerStatements, statement: Statement, copy: Copy) -> None:
+        self._server = server
+        self._statement = statement
+        self._copy = copy
+        self._parameters = b""
+
+    def described(self, tag: int, body: bytes) -> None:
+        if tag == _PARAMETER_DESCRIPTION:
+            self._parameters = body
+        else:
+            self._copy.shape = shape_of(self._parameters, body)
+
+    def dropped(self) -> None:
+        if self._server.copies.get(self._statement) is self._copy:
+            del self._server.copies[self._statement]
+
+
+class FirstParse(Registration):
+    """A client's Parse that also prepares the statement on the server."""
+
+    __slots__ = ("_preparation",)
+
+    def __init__(
+        self,
+        names: dict[bytes, ClientStatement],
+        name: bytes,
+        client: ClientStatement,
+        preparation: Preparation,
+    ) -> None:
+        super().__init__(names, name, client)
+        self._preparation = preparation
+
+    def dropped(self) -> None:
+        super().dropped()
+        self._preparation.dropped()
+
+
+class UnnamedParse(Note):
+    """A client's Parse of the unnamed statement, which was forwarded as it is."""
+
+    __slots__ = ("_client", "_owner", "_server")
+
+    def __init__(self, owner: "UnnamedOwner", server: ServerStatements, client: ClientStatement) -> None:
+        self._owner = owner
+        self._server = server
+        self._client = client
+
+    def dropped(self) -> None:
+        # PostgreSQL drops the old unnamed statement before it reads the new one, but not if it skips the Parse; which
+        # it was we cannot know. A client that goes on without a new Parse gets 26000.
+        if self._owner.unnamed is self._client:
+            self._owner.unnamed = None
+        if self._server.unnamed is self._client:
+            self._server.unnamed = None
+
+
+class UnnamedOwner:
+    """Whoever has an unnamed statement."""
+
+    __slots__ = ("unnamed",)
+
+    def __init__(self) -> None:
+        self.unnamed: ClientStatement | None = None
+
+
+class Told(Note):
+    """A client's Describe of its unnamed statement, which tells it a shape."""
+
+    __slots__ = ("_client", "_parameters")
+
+    def __init__(self, client: ClientStatement) -> None:
+        self._client = client
+        self._parameters = b""
+
+    def described(self, tag: int, body: bytes) -> None:
+        if tag == _PARAMETER_DESCRIPTION:
+            self._parameters = body
+        else:
+            copy = Copy()
+            copy.shape = shape_of(self._parameters, body)
+            self._client.told = copy
+
+
+class Error(Note):
+    """What a client reads in place of the error by which PostgreSQL rejects what we refused."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: bytes) -> None:
+        self.message = message
+
+
+_PARAMETER_DESCRIPTION = 0x74
+
+
+def shape_of(parameters: bytes, row: bytes) -> bytes:
+    """A digest of what a client must know to send parameters and to read rows.
+
+    The bodies of a ParameterDescription and of a RowDescription (empty for NoData). Column names, types and their
+    modifiers count, as they do for PostgreSQL's own check; where a column comes from, and in which format, do not.
+    """
+    digest = blake2b(parameters, digest_size=_SHAPE_BYTES)
+    digest.update(b"|")
+    at, end = 2, len(row)
+    while at < end:
+        stop = row.find(b"\0", at) + 1
+        if not stop:
+            break
+        digest.update(row[at:stop])
+        digest.update(row[stop + 6 : stop + 16])  # type, its size, its modifier
+        at = stop + _COLUMN_SIZE
+    return digest.digest()

@@ -1,0 +1,103 @@
+"""What a statement may leave behind in its session, by its text and by the tag that PostgreSQL answers with.
+
+A suspicion is never more than a reason to ask: at the end of the transaction PostgreSQL is asked what is there
+(`session_state`), so rollbacks, savepoints, quoting and procedures are its own business. A needless suspicion costs one
+short query; so words are looked for anywhere, in comments and literals too.
+
+PostgreSQL's tags tell of most statements. The text is searched only for what hides behind a SELECT or behind any other
+tag: set_config, advisory locks, temporary tables made by SELECT INTO or CREATE TABLE AS. What a function of the user
+does without a word of it in the client's text cannot be seen.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+# What to ask PostgreSQL about.
+SETTINGS: Final = 1
+PREPARED: Final = 2  # by SQL's PREPARE
+CHANNELS: Final = 4
+TEMPORARY: Final = 8  # relations, functions and types in the session's temporary schema
+HOLDABLE: Final = 16  # cursors WITH HOLD
+LOCKS: Final = 32  # advisory locks of the session
+# What cannot be asked.
+LOADED: Final = 64  # a library: it stays until the connection ends
+DISCARDED: Final = 128  # everything the session had is gone: DISCARD ALL
+DEALLOCATED: Final = 256  # all prepared statements are gone
+NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be there before it runs
+EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
+QUESTIONS: Final = EVERYTHING
+
+ASKS_BY_TAG: Final[dict[bytes, int]] = {
+    b"SET\0": SETTINGS,
+    b"RESET\0": SETTINGS,
+    b"PREPARE\0": PREPARED,
+    b"DEALLOCATE\0": PREPARED,
+    b"DEALLOCATE ALL\0": PREPARED | DEALLOCATED,
+    b"LISTEN\0": CHANNELS,
+    b"UNLISTEN\0": CHANNELS,
+    b"DECLARE CURSOR\0": HOLDABLE,
+    b"CLOSE CURSOR\0": HOLDABLE,
+    b"CLOSE CURSOR ALL\0": HOLDABLE,
+    b"LOAD\0": LOADED,
+    b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED,
+    b"DISCARD TEMP\0": TEMPORARY,
+    b"CALL\0": EVERYTHING,
+    b"DO\0": EVERYTHING,
+    b"CREATE TABLE\0": TEMPORARY,
+    b"CREATE TABLE AS\0": TEMPORARY,
+    b"CREATE VIEW\0": TEMPORARY,
+    b"CREATE SEQUENCE\0": TEMPORARY,
+    b"CREATE FUNCTION\0": TEMPORARY,
+    b"CREATE PROCEDURE\0": TEMPORARY,
+    b"CREATE AGGREGATE\0": TEMPORARY,
+    b"CREATE TYPE\0": TEMPORARY,
+    b"CREATE DOMAIN\0": TEMPORARY,
+    b"DROP TABLE\0": TEMPORARY,
+    b"DROP VIEW\0": TEMPORARY,
+    b"DROP SEQUENCE\0": TEMPORARY,
+    b"DROP FUNCTION\0": TEMPORARY,
+    b"DROP PROCEDURE\0": TEMPORARY,
+    b"DROP AGGREGATE\0": TEMPORARY,
+    b"DROP TYPE\0": TEMPORARY,
+    b"DROP DOMAIN\0": TEMPORARY,
+}
+
+# Words of statements that need what the client prepared or listens to on the server before they run.
+_NEEDS_REPLAY = re.compile(rb"\b(?:execute|deallocate|prepare|unlisten|discard)\b")
+_CACHED_TEXT = 2048
+
+
+def asks_of(text: bytes) -> int:
+    """The suspicions that a text raises which no tag tells of; 170 ns for a short harmless one."""
+    low = text.lower()
+    if low.find(b"(") < 0 and low.find(b"temp") < 0:
+        return 0
+    asks = 0
+    if low.find(b"set_config") >= 0:
+        asks |= SETTINGS
+    if low.find(b"advisory") >= 0:
+        asks |= LOCKS
+    if low.find(b"temp") >= 0:
+        asks |= TEMPORARY
+    return asks
+
+
+def asks_of_statement(body: bytes) -> int:
+    """`asks_of` and NEEDS_REPLAY for a Parse message's body behind the name.
+
+    With a memory: such texts come again and again.
+    """
+    return _remembered(body) if len(body) <= _CACHED_TEXT else _asks_of_statement(body)
+
+
+def _asks_of_statement(body: bytes) -> int:
+    return asks_of(body) | (NEEDS_REPLAY if needs_replay(body) else 0)
+
+
+_remembered = lru_cache(maxsize=4096)(_asks_of_statement)
+
+
+def needs_replay(text: bytes) -> bool:
+    """Whether the text may name something that the client prepared by SQL, or a channel that it listens to."""
+    return _NEEDS_REPLAY.search(text.lower()) is not None
