@@ -67,9 +67,11 @@ class ClientSession(PausableProtocol):
         "clients",
         "held",
         "identity",
+        "is_heard",
         "key",
         "mode",
         "pool",
+        "ready_at",
         "server",
         "settings",
         "stream",
@@ -102,6 +104,8 @@ class ClientSession(PausableProtocol):
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; time.monotonic
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
+        self.ready_at = monotonic()  # when the last ReadyForQuery was forwarded
+        self.is_heard = False  # the client sent more of an unfinished query; cleared by `timeouts`
         self._is_release_due = False  # the server is free but the client is in the middle of a message
         self._is_writing_paused = False
         self._is_closing = False
@@ -268,6 +272,8 @@ class ClientSession(PausableProtocol):
             self._started = monotonic()
             if self._transaction_started == 0.0:
                 self._transaction_started = self._started
+        else:
+            self.is_heard = True
         if stream.has_news:
             self._handle_news()
         elif self._is_release_due and not stream.remaining and not stream.awaits_execute:
@@ -290,7 +296,7 @@ class ClientSession(PausableProtocol):
         # By far the most common case. `on_ready` would come to the same.
         backend = server.stream
         backend.ready_count = backend.transaction_count = 0
-        now = monotonic()
+        self.ready_at = now = monotonic()
         times = self.held.counters.alone_time
         query_s = now - self._started
         times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
@@ -305,15 +311,15 @@ class ClientSession(PausableProtocol):
         """The server sent at least one ReadyForQuery, and it has been forwarded."""
         backend = server.stream
         counters = self.held.counters
-        now = monotonic()
+        self.ready_at = now = monotonic()
         counters.queries_ended(
             backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
         )
         backend.ready_count = 0
+        self._started = now if backend.pipeline.owed else 0.0
         if backend.transaction_count:
             backend.transaction_count = 0
-            self._transaction_started = 0.0
-        self._started = now if backend.pipeline.owed else 0.0
+            self._transaction_started = self._started
         if backend.errors:
             counters.server_errors += backend.errors
             backend.errors = 0
@@ -387,6 +393,38 @@ class ClientSession(PausableProtocol):
             self._stall_watch.cancel()
             self._stall_watch = None
 
+    # --- what `timeouts` asks and does
+
+    @property
+    def is_closing(self) -> bool:
+        """The session has ended; only its last words are still to be read."""
+        return self._is_closing
+
+    @property
+    def is_waiting(self) -> bool:
+        """It waits for a server, or for one to take its settings."""
+        return self._is_waiting
+
+    @property
+    def query_started(self) -> float:
+        """When the oldest unanswered query was forwarded. Meaningful while a server is held; 0.0: all are answered."""
+        return self._started
+
+    @property
+    def transaction_started(self) -> float:
+        """When the first query of the open transaction was forwarded. Meaningful while a server is held."""
+        return self._transaction_started
+
+    def cancel_query(self, server: ServerConnection) -> None:
+        """Cancels what the server runs for us, and reads nothing from the client until the cancel has ended.
+
+        Else the query may end by itself, and the cancel hit the client's next one.
+        """
+        if not self.is_reading_paused:
+            self.pause_reading()
+            server.holds_client_back = True
+        server.canceller.cancel(server)
+
     # --- the end
 
     def close_at_boundary(self, detail: str) -> None:
@@ -411,7 +449,9 @@ class ClientSession(PausableProtocol):
             return
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
-        if not self.transport.is_closing():
+        server = self.server
+        # In the middle of a server's message the client would take an error for the rest of it.
+        if not self.transport.is_closing() and (server is None or not server.stream.is_forwarding_part):
             self.transport.write(error_response_for(error))
         self._close_transport()
 

@@ -56,6 +56,7 @@ class ServerConnection(PausableProtocol):
         "canceller",
         "cancels_under_way",
         "client",
+        "holds_client_back",
         "loop",
         "pool",
         "process_id",
@@ -88,6 +89,7 @@ class ServerConnection(PausableProtocol):
         # Settings that were applied last; None when a statement may have changed them since.
         self.settings: Settings = NO_SETTINGS
         self.cancels_under_way = 0  # the server is not lent again before they have ended
+        self.holds_client_back = False  # its client is not read before they have ended
         self._has_release_due = False
         self._errand_done: ErrandDone | None = None
         self._errand_error: dict[str, str] = {}
@@ -214,6 +216,10 @@ class ServerConnection(PausableProtocol):
     def cancel_ended(self) -> None:
         """A CancelRequest for this server has been carried out or given up."""
         self.cancels_under_way -= 1
+        if self.holds_client_back and not self.cancels_under_way:
+            self.holds_client_back = False
+            if self.client is not None:
+                self.client.resume_reading()
         if self._has_release_due and not self.cancels_under_way and not self._is_closing:
             self._has_release_due = False
             self.release()

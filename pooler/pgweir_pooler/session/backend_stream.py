@@ -122,6 +122,11 @@ class BackendStream:
         """The last bytes fed ended inside a message."""
         return bool(self._remaining or self._held)
 
+    @property
+    def is_forwarding_part(self) -> bool:
+        """What was forwarded last ended inside a message: whoever reads it takes what follows for the rest."""
+        return self._remaining > 0
+
     def receive(self, data: bytes) -> bytes:
         """Feeds bytes from the server; returns the bytes for the client.
 
