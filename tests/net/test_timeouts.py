@@ -207,6 +207,28 @@ async def test_an_answer_that_stops_in_the_middle_of_a_row_gets_no_error_into_it
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
+async def test_who_reads_a_long_answer_reads_why_it_ends(
+    pooler: NewPooler, database18: Database, listener: str
+) -> None:
+    entry = tenant(database18, size=1, transaction_timeout=SHORT_S)
+    process = pooler(entry)
+    for _ in range(5):
+        client = await RawClient.connect(process.address(entry, listener=listener))
+        client.send(messages.query("select repeat('x', 5003), generate_series(1, 100000000)"))
+        received = await client.receive_until(b"E")
+        assert error_fields(received[-1].body)["C"] == "25P04"
+        rows = messages.rows(received)
+        assert len(rows) == len(received) - 2
+        assert all(len(value or b"") == 5003 for value, _ in rows)
+        with pytest.raises(ServerClosedError) as caught:
+            await client.receive()
+        assert caught.value.rest == b""
+        client.abort()
+        await until(lambda: is_at_rest(process, entry), "all at rest", 20)
+    assert process.metrics()['pgweir_errors_total{code="TransactionTimeout"}'] == 5
+
+
+@pytest.mark.parametrize("listener", LISTENERS)
 async def test_cancels_that_race_with_the_end_of_their_query_hit_nothing_else(
     pooler: NewPooler, database18: Database, listener: str
 ) -> None:

@@ -451,7 +451,7 @@ class ClientSession(PausableProtocol):
         self.clients.log_closed(self, error)
         server = self.server
         # In the middle of a server's message the client would take an error for the rest of it.
-        if not self.transport.is_closing() and (server is None or not server.stream.is_forwarding_part):
+        if not self.transport.is_closing() and (server is None or not server.stream.forwarded_part_lacks):
             self.transport.write(error_response_for(error))
         self._close_transport()
 

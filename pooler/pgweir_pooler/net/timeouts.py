@@ -22,6 +22,7 @@ from pgweir_pooler.errors import (
     TransactionTimeout,
 )
 from pgweir_pooler.net.client_session import SESSION
+from pgweir_pooler.net.last_words import LastWords
 from pgweir_pooler.session.timeouts import CANCEL_GRACE_S, LONGEST_PERIOD_S, Phase, Sight, Timeouts, Verdict, decide
 from pgweir_pooler.wire.framing import IDLE
 from pgweir_pooler.wire.messages import notice_response
@@ -33,18 +34,20 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 SLICE_S: Final = 0.002
+END_GRACE_S: Final = 5.0  # how long a server may take to finish the message after which its client reads why it ends
 _LOOKS_PER_CLOCK: Final = 16  # what a look may lead to costs 0.1 ms at most
 
 
 class Watch:
     """What was found at the last look at one session. Times are 0.0 when there was nothing."""
 
-    __slots__ = ("asked_at", "cancelled_at", "cancelled_query", "silent_since")
+    __slots__ = ("asked_at", "cancelled_at", "cancelled_query", "ending_since", "silent_since")
 
     def __init__(self) -> None:
         self.asked_at = 0.0  # of the wait that the client was told of
         self.cancelled_query = 0.0  # when the query began that was cancelled
         self.cancelled_at = 0.0
+        self.ending_since = 0.0  # since when its last words wait for the end of a message
         self.silent_since = 0.0  # since when the client owes the rest of a query
 
 
@@ -121,7 +124,7 @@ class TimeoutSweep:
             watch.cancelled_query, watch.cancelled_at = sight.query_started, now
             _cancel(session, server, timeouts)
         elif verdict is not None:
-            session.close(_error(verdict, timeouts))
+            _end(session, server, watch, now, _error(verdict, timeouts))
 
 
 def _with_server(session: "ClientSession", server: "ServerConnection", watch: Watch, now: float) -> Sight:
@@ -159,11 +162,21 @@ def _tell(session: "ClientSession", waited_s: float) -> None:
 
 def _cancel(session: "ClientSession", server: "ServerConnection", timeouts: Timeouts) -> None:
     error = QueryTimeout(f"canceling the query after {timeouts.query_s:g} s, the pool's queryTimeout")
-    if not server.stream.is_forwarding_part:  # PostgreSQL's own words will be that a user asked for it
+    if not server.stream.forwarded_part_lacks:  # PostgreSQL's own words will be that a user asked for it
         session.transport.write(notice_response("NOTICE", error.sqlstate, error.client_text()))
     session.clients.counters.error(error.code)
     session.clients.log_closed(session, error, "query cancelled")
     session.cancel_query(server)
+
+
+def _end(
+    session: "ClientSession", server: "ServerConnection | None", watch: Watch, now: float, error: PoolerError
+) -> None:
+    if server is None or not server.stream.forwarded_part_lacks or 0 < watch.ending_since <= now - END_GRACE_S:
+        session.close(error)
+    elif not watch.ending_since:
+        watch.ending_since = now
+        LastWords(session, server, error)
 
 
 def _error(verdict: Verdict, timeouts: Timeouts) -> PoolerError:

@@ -123,9 +123,9 @@ class BackendStream:
         return bool(self._remaining or self._held)
 
     @property
-    def is_forwarding_part(self) -> bool:
-        """What was forwarded last ended inside a message: whoever reads it takes what follows for the rest."""
-        return self._remaining > 0
+    def forwarded_part_lacks(self) -> int:
+        """How many bytes are to come of the message that was forwarded in part: its reader takes anything for them."""
+        return self._remaining
 
     def receive(self, data: bytes) -> bytes:
         """Feeds bytes from the server; returns the bytes for the client.
