@@ -4,7 +4,8 @@ No timer per client or query: one task goes through the sessions every half seco
 than five seconds (`session.timeouts.Timeouts.period_s`), in slices of the loop. A session tells when its queries began
 and ended; what else must be known from one look to the next is in a `Watch`. `session.timeouts` decides.
 
-A look at a client without a transaction costs 0.1 us, so 10,000 of them 2 ms of a core per second.
+A look at an idle client costs 0.13 us, so 10,000 of them cost 2.6 ms of a core per second; one that has a server or
+waits for one costs 2 us.
 """
 
 import asyncio
@@ -91,8 +92,10 @@ class TimeoutSweep:
             timeouts = session.held.timeouts
             if timeouts.period_s < period_s:
                 period_s = timeouts.period_s
-            if session.server is None and not (timeouts.client_idle_s or session.is_waiting):
-                continue  # by far the most common case
+            if session.server is None and not session.is_waiting:
+                idle_s = timeouts.client_idle_s
+                if not idle_s or now < session.ready_at + idle_s:
+                    continue  # by far the most common case; `decide` would come to the same
             try:
                 self._look_at(session, timeouts, now, watches)
             except Exception:  # whatever is wrong with one session, the others keep their timeouts
