@@ -25,6 +25,7 @@ from pgweir_contract.models import (
     PoolOverrides,
     TenantEntry,
     TenantsFile,
+    Upstream,
     User,
 )
 from pgweir_contract.names import (
@@ -153,13 +154,13 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     if problems:
         raise _Refused(*problems)
     try:
-        pool = pool_settings(cluster.spec.defaults, spec.pool)
+        pool = pool_settings(cluster.spec.defaults.pool, spec.pool)
     except ValueError as error:
         raise _Refused(f"spec.pool: {error}") from None
     try:
         entry = TenantEntry(
             tenant_id=tenant.tenant_id,
-            upstream=spec.upstream,
+            upstream=_upstream(cluster, spec.upstream),
             databases=tuple(_database(d) for d in spec.databases),
             users=tuple(users),
             pool=pool,
@@ -177,6 +178,12 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     if in_vain:
         raise _Refused(*(f"spec.{problem}" for problem in in_vain))
     return entry
+
+
+def _upstream(cluster: PoolerCluster, upstream: Upstream) -> Upstream:
+    if "connect_timeout" in upstream.model_fields_set:
+        return upstream
+    return upstream.model_copy(update={"connect_timeout": cluster.spec.defaults.connect_timeout})
 
 
 def _database(spec: DatabaseSpec) -> Database:

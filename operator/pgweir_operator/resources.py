@@ -133,6 +133,17 @@ class ListenerSpec(Listener):
     port: ListenerPort
 
 
+class Defaults(PoolSettings):
+    """What Tenants inherit that say nothing: settings of pools, and of their upstream."""
+
+    connect_timeout: PositiveDuration = 10.0
+
+    @property
+    def pool(self) -> PoolSettings:
+        """The settings of pools alone."""
+        return PoolSettings(**self.model_dump(exclude={"connect_timeout"}))
+
+
 class PoolerClusterSpec(ContractModel):
     """The infrastructure: listeners, defaults and limits that all tenants of a cluster share."""
 
@@ -141,7 +152,7 @@ class PoolerClusterSpec(ContractModel):
     listeners: Annotated[Listed[ListenerSpec], Field(min_length=1, max_length=8)] = tuple(
         ListenerSpec(name=x.name, port=x.port, mode=x.mode) for x in DEFAULT_LISTENERS
     )
-    defaults: PoolSettings = PoolSettings()
+    defaults: Defaults = Defaults()
     limits: ClusterLimitsSpec = ClusterLimitsSpec()
     default_tenant: TenantId | None = None
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()

@@ -57,10 +57,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
 def _pool(path: str, pool: PoolSettings | PoolOverrides | None) -> Iterator[tuple[str, str]]:
     if pool is None:
         return
-    if pool.client_idle_timeout:
-        yield f"{path}.clientIdleTimeout", 'idle clients are not disconnected; use "0s"'
-    if pool.idle_transaction_timeout:
-        yield f"{path}.idleTransactionTimeout", 'idle transactions are not ended; use "0s"'
     if pool.reserve_size:
         yield f"{path}.reserveSize", "pools have no reserve; use 0"
 

@@ -40,10 +40,13 @@ class PoolSettings(ContractModel):
     reserve_size: Count = 0
     max_clients: Clients = 1000  # of the whole tenant
     queue_timeout: PositiveDuration = 60.0
+    query_wait_notify: Duration = 5.0  # "0s": a client that waits for a server is told nothing
     server_idle_timeout: Duration = 300.0  # "0s": idle servers stay
     server_lifetime: Duration = 3600.0  # "0s": servers live for ever
     client_idle_timeout: Duration = 0.0  # "0s": clients may idle for ever
     idle_transaction_timeout: Duration = 0.0  # "0s": transactions may idle for ever
+    query_timeout: Duration = 0.0  # "0s": queries may run for ever
+    transaction_timeout: Duration = 0.0  # "0s": transactions may last for ever
 
     @model_validator(mode="after")
     def _min_idle_fits(self) -> Self:
@@ -60,10 +63,13 @@ class PoolOverrides(ContractModel):
     reserve_size: Count | None = None
     max_clients: Clients | None = None
     queue_timeout: PositiveDuration | None = None
+    query_wait_notify: Duration | None = None
     server_idle_timeout: Duration | None = None
     server_lifetime: Duration | None = None
     client_idle_timeout: Duration | None = None
     idle_transaction_timeout: Duration | None = None
+    query_timeout: Duration | None = None
+    transaction_timeout: Duration | None = None
 
 
 class UpstreamTls(ContractModel):

@@ -18,6 +18,7 @@ from pgweir_pooler.pool.pool import Instance, Pool
 from pgweir_pooler.pool.slot import Connection, Slot
 from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
+from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
 
@@ -70,6 +71,7 @@ class TenantPool:
         "server_parameters",
         "statements",
         "tenant",
+        "timeouts",
     )
 
     def __init__(self, tenant: "Tenant", identity: Identity, endpoint: Endpoint) -> None:
@@ -78,7 +80,8 @@ class TenantPool:
         self.endpoint = endpoint
         self.counters = PoolCounters()  # of all its pools, one after the other
         self.statements = StatementTable()
-        self.pool: Pool  # set by the directory as soon as this object exists
+        self.pool: Pool  # set by the directory as soon as this object exists, as the next one
+        self.timeouts: Timeouts  # of the clients, replaced when they change
         # What the newest server reported at its own login, and ParameterStatus by the settings they were taken under.
         self.server_parameters: dict[bytes, bytes] = {}
         self.parameters: dict[Settings, dict[bytes, bytes]] = {}
@@ -216,7 +219,9 @@ class Directory:
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
         held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry))
-        self._give_pool(held, tenant.entry.pool_settings(database, login.entry))
+        settings = tenant.entry.pool_settings(database, login.entry)
+        held.timeouts = _timeouts(settings)
+        self._give_pool(held, settings)
         return held
 
     def _give_pool(self, held: TenantPool, settings: PoolSettings) -> None:
@@ -241,6 +246,7 @@ class Directory:
         before = held.endpoint
         held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry)
         settings = tenant.entry.pool_settings(database, login.entry)
+        held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at
             # their next transaction.
@@ -295,6 +301,16 @@ class Directory:
 
 def _same_credentials(one: User, other: User) -> bool:
     return one.passwords == other.passwords
+
+
+def _timeouts(settings: PoolSettings) -> Timeouts:
+    return Timeouts(
+        query_s=settings.query_timeout,
+        transaction_s=settings.transaction_timeout,
+        idle_transaction_s=settings.idle_transaction_timeout,
+        client_idle_s=settings.client_idle_timeout,
+        wait_notify_s=settings.query_wait_notify,
+    )
 
 
 def _limits(settings: PoolSettings, endpoint: Endpoint) -> PoolLimits:

@@ -223,6 +223,59 @@ class ClientStalled(PoolerError):
     sqlstate = "08006"
 
 
+class QueryTimeout(PoolerError):
+    """A query ran longer than `queryTimeout`: it was cancelled, or, after a cancel in vain, its session ended."""
+
+    sqlstate = "57014"
+
+
+class TransactionTimeout(PoolerError):
+    """A transaction lasted longer than `transactionTimeout`: the words of PostgreSQL 17."""
+
+    sqlstate = "25P04"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to transaction timeout", hint=_limit("transactionTimeout", timeout_s)
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class IdleTransactionTimeout(PoolerError):
+    """A client kept a server for longer than `idleTransactionTimeout` without using it: PostgreSQL's own words."""
+
+    sqlstate = "25P03"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to idle-in-transaction timeout",
+            hint=_limit("idleTransactionTimeout", timeout_s),
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class ClientIdleTimeout(PoolerError):
+    """A client was silent for longer than `clientIdleTimeout` outside of a transaction: PostgreSQL's own words."""
+
+    sqlstate = "57P05"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to idle-session timeout", hint=_limit("clientIdleTimeout", timeout_s)
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+def _limit(setting: str, timeout_s: float) -> str:
+    return f"The pool's {setting} is {timeout_s:g} s."
+
+
 class Terminated(PoolerError):
     """The process drains, or the tenant or user was removed: PostgreSQL's own words."""
 

@@ -31,6 +31,7 @@ from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.server_connection import ServerConnection
+from pgweir_pooler.net.timeouts import TimeoutSweep
 from pgweir_pooler.pool.pool import Pool
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -79,6 +80,8 @@ class PoolerProcess:
         self.directory = Directory(loop, Connector(self._canceller).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
         self.directory.on_removed = self._clients.pool_removed
+        self._sweep = TimeoutSweep(self._clients.sessions)
+        self._clients.on_joined = self._sweep.joined
         self._config = ConfigFiles(options.config_dir, self.directory, self.counters, self._take_cluster)
         self._cluster: ClusterFile | None = None
         self._listening: tuple[Listener, ...] | None = None
@@ -124,19 +127,22 @@ class PoolerProcess:
             control_socket=_socket(options.control_fd, "127.0.0.1", options.control_port),
         )
         watching = loop.create_task(self._config.watch(), name="watch the configuration")
+        sweeping = loop.create_task(self._sweep.run(), name="look after the clients' timeouts")
         try:
             await self._listen(self._cluster.listeners)
             self.state = "Serving"
             log.info("serving", member=self.member, listeners=[x.name for x in self._cluster.listeners])
             stopping = loop.create_task(self._stop_wanted.wait(), name="wait for a signal")
-            await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():  # only a fault ends it: the process must not go on deaf
-                stopping.cancel()
-                watching.result()
+            await asyncio.wait((watching, sweeping, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for lasting in (watching, sweeping):
+                if lasting.done():  # only a fault ends it: the process must not go on deaf
+                    stopping.cancel()
+                    lasting.result()
             await self._drain()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for lasting in (watching, sweeping):
+                lasting.cancel()
+            await asyncio.gather(watching, sweeping, return_exceptions=True)
             await admin.close()
             for number in (signal.SIGTERM, signal.SIGINT):
                 # Until the interpreter is gone: a late second signal must not turn a good end into exit code -15.

@@ -58,9 +58,15 @@ pools = _of(
     server_lifetime=_ms,
     client_idle_timeout=_ms,
     idle_transaction_timeout=_ms,
+    query_timeout=_ms,
+    transaction_timeout=_ms,
+    query_wait_notify=_ms,
 )
 _overrides = st.none() | _of(
-    PoolOverrides, size=st.integers(50, 10_000) | st.none(), queue_timeout=_positive_ms | st.none()
+    PoolOverrides,
+    size=st.integers(50, 10_000) | st.none(),
+    queue_timeout=_positive_ms | st.none(),
+    query_timeout=_ms | st.none(),
 )
 _users = _of(
     User,

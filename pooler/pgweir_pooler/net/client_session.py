@@ -72,10 +72,12 @@ class ClientSession(PausableProtocol):
         "held",
         "identity",
         "is_closing",
+        "is_heard",
         "key",
         "mode",
         "pins",
         "pool",
+        "ready_at",
         "server",
         "settings",
         "sql_statements",
@@ -106,7 +108,7 @@ class ClientSession(PausableProtocol):
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
         self.stream = FrontendStream(None if mode == SESSION else held.statements)
         self.server: ServerConnection | None = None
-        self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
+        self._claimed: ServerConnection | None = None  # ours, for an errand: brought to our settings, or asked
         self._lost_in_a_row = 0  # servers that ended before they took our settings
         self._pending = b""  # sent by the client while it waits
         self._is_ordinary = mode != SESSION  # a server that is free goes back without further ado
@@ -114,9 +116,11 @@ class ClientSession(PausableProtocol):
         self._is_waiting = False  # in the pool's queue, or claiming
         self._started = 0.0  # when the oldest unanswered query was forwarded; time.monotonic
         self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
+        self.ready_at = monotonic()  # when the last ReadyForQuery was forwarded
+        self.is_heard = False  # the client sent more of an unfinished query; cleared by `timeouts`
         self._is_release_due = False  # the server is free but the client is in the middle of a message
         self._is_writing_paused = False
-        self.is_closing = False
+        self.is_closing = False  # the session has ended; only its last words are still to be read
         self._closing_error: PoolerError | None = None  # to be told at the next transaction boundary
         self._stall_watch: StallWatch | None = None
 
@@ -273,6 +277,8 @@ class ClientSession(PausableProtocol):
             self._started = monotonic()
             if self._transaction_started == 0.0:
                 self._transaction_started = self._started
+        else:
+            self.is_heard = True
         if stream.has_news:
             self._handle_news()
         elif self._is_release_due and not stream.remaining:
@@ -296,7 +302,7 @@ class ClientSession(PausableProtocol):
         self.transport.write(out)
         backend = server.stream
         backend.ready_count = backend.transaction_count = 0
-        now = monotonic()
+        self.ready_at = now = monotonic()
         counters = self.held.counters
         counters.bytes_from_servers += len(out)
         times = counters.alone_time
@@ -352,16 +358,15 @@ class ClientSession(PausableProtocol):
         if (backend.asks | self.stream.asks) & SETTINGS:
             self.note_custom_names(custom_names(self.stream.statement_texts()))
         if backend.ready_count:
-            now = monotonic()
-            counters = self.held.counters
-            counters.queries_ended(
+            self.ready_at = now = monotonic()
+            self.held.counters.queries_ended(
                 backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
             )
             backend.ready_count = 0
+            self._started = now if backend.pipeline.owed else 0.0
             if backend.transaction_count:
                 backend.transaction_count = 0
-                self._transaction_started = 0.0
-            self._started = now if backend.pipeline.owed else 0.0
+                self._transaction_started = self._started
         if backend.errors:
             self.held.counters.server_errors += backend.errors
             backend.errors = 0
@@ -417,6 +422,7 @@ class ClientSession(PausableProtocol):
     def errand_ended(self, server: ServerConnection) -> None:
         """What the session has become is known, and the client has been told that it is ready."""
         self.stream.loan_ended()
+        self._is_ordinary = not self.pins and self._closing_error is None
         if self.pins:
             self.keep(server)
         else:
@@ -498,6 +504,33 @@ class ClientSession(PausableProtocol):
             self._stall_watch.cancel()
             self._stall_watch = None
 
+    # --- what `timeouts` asks and does
+
+    @property
+    def is_waiting(self) -> bool:
+        """It waits for a server, or for one to take its settings."""
+        return self._is_waiting
+
+    @property
+    def query_started(self) -> float:
+        """When the oldest unanswered query was forwarded. Meaningful while a server is held; 0.0: all are answered."""
+        return self._started
+
+    @property
+    def transaction_started(self) -> float:
+        """When the first query of the open transaction was forwarded. Meaningful while a server is held."""
+        return self._transaction_started
+
+    def cancel_query(self, server: ServerConnection) -> None:
+        """Cancels what the server runs for us, and reads nothing from the client until the cancel has ended.
+
+        Else the query may end by itself, and the cancel hit the client's next one.
+        """
+        if not self.is_reading_paused:
+            self.pause_reading()
+            server.holds_client_back = True
+        server.canceller.cancel(server)
+
     # --- the end
 
     def close_at_boundary(self, detail: str) -> None:
@@ -506,7 +539,7 @@ class ClientSession(PausableProtocol):
             return
         error = Terminated(detail)
         server = self.server
-        if self._is_idle_in(server) if server is not None else not self._is_waiting:
+        if self._is_idle_in(server) if server is not None else not (self._is_waiting or self._claimed):
             self.close(error)
         else:
             self._closing_error = error
@@ -522,7 +555,9 @@ class ClientSession(PausableProtocol):
             return
         self.clients.counters.error(error.code)
         self.clients.log_closed(self, error)
-        if not self.transport.is_closing():
+        server = self.server
+        # In the middle of a server's message the client would take an error for the rest of it.
+        if not self.transport.is_closing() and (server is None or not server.stream.forwarded_part_lacks):
             self.transport.write(error_response_for(error))
         self._close_transport()
 

@@ -11,6 +11,8 @@ from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pgweir_contract.models import ClusterLimits
     from pgweir_pooler.directory import Directory, TenantPool
     from pgweir_pooler.net.client_login import ClientLogin
@@ -42,6 +44,8 @@ class Clients:
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
+        # Told about each client that finished its login; set by the composition root.
+        self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
         self.default_tenant: str | None = None  # for clients that name none
         # One object for equal settings, so that a server's are recognised by identity.
@@ -74,6 +78,7 @@ class Clients:
         session.held.pool.counters.clients += 1
         self._empty.clear()
         self.counters.logins += 1
+        self.on_joined(session)
 
     def left(self, session: "ClientSession") -> None:
         """A logged-in client is gone."""
@@ -87,12 +92,12 @@ class Clients:
         """Returns when no logged-in client is left."""
         await self._empty.wait()
 
-    def log_closed(self, session: "ClientSession", error: PoolerError) -> None:
-        """One line for a session that we ended."""
+    def log_closed(self, session: "ClientSession", error: PoolerError, event: str = "client closed") -> None:
+        """One line for a session that we ended, or for what else befell it."""
         who = session.identity
         log.log(
             error.log_level,
-            "client closed",
+            event,
             code=error.code,
             reason=error.log_text(),
             tenant=who.tenant,

@@ -54,11 +54,13 @@ class ServerConnection(PausableProtocol):
         "_has_release_due",
         "_is_closing",
         "_is_mid_outgoing",
+        "_postponed",
         "_timer",
         "address",
         "canceller",
         "cancels_under_way",
         "client",
+        "holds_client_back",
         "loop",
         "pool",
         "process_id",
@@ -94,9 +96,11 @@ class ServerConnection(PausableProtocol):
         # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
         self.sql_names: set[str] = set()
         self.cancels_under_way = 0  # the server is not lent again before they have ended
+        self.holds_client_back = False  # its client is not read before they have ended
         self._has_release_due = False
         self._errand_done: ErrandDone | None = None
         self._errand_error: dict[str, str] = {}
+        self._postponed: tuple[bytes, Sequence[int]] | None = None  # the errand, until no cancel is under way
         self._errand_output: list[bytes] | None = None  # what PostgreSQL answers, when the errand reads it
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
@@ -155,9 +159,12 @@ class ServerConnection(PausableProtocol):
         self._errand_done = done
         self._errand_error = {}
         self.stream.last_error = {}
-        self.stream.pipeline.owed.extend(tags)
         self._timer = self.loop.call_later(ERRAND_TIMEOUT_S, self._errand_timed_out)
-        self.transport.write(messages)
+        if self.cancels_under_way:
+            self._postponed = (messages, tags)  # else what was meant for the client's query would hit ours
+        else:
+            self.stream.pipeline.owed.extend(tags)
+            self.transport.write(messages)
 
     def ask(self, question: bytes, done: Callable[[bytes, dict[str, str]], None]) -> None:
         """Errand: one Query whose answer, all messages of it, is wanted."""
@@ -232,6 +239,15 @@ class ServerConnection(PausableProtocol):
     def cancel_ended(self) -> None:
         """A CancelRequest for this server has been carried out or given up."""
         self.cancels_under_way -= 1
+        if self.holds_client_back and not self.cancels_under_way:
+            self.holds_client_back = False
+            if self.client is not None:
+                self.client.resume_reading()
+        if self._postponed is not None and not self.cancels_under_way and not self._is_closing:
+            messages, tags = self._postponed
+            self._postponed = None
+            self.stream.pipeline.owed.extend(tags)
+            self.transport.write(messages)
         if self._has_release_due and not self.cancels_under_way and not self._is_closing:
             self._has_release_due = False
             self.release()
@@ -278,6 +294,8 @@ class ServerConnection(PausableProtocol):
                 self.pool.discard(self, CloseReason.SERVER_CLOSED)
             elif pipeline.is_confused:
                 self._broke_protocol(ServerProtocolError("an answer that nobody asked for"))
+            return
+        if self._postponed is not None:
             return
         if pipeline.is_settled:
             self._errand_ended()

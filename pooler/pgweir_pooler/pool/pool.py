@@ -264,6 +264,10 @@ class Pool:
     def waiting(self) -> int:
         return len(self.ledger.waiters)
 
+    def asked_at(self, waiter: Waiter) -> float | None:
+        """Since when the waiter waits; None when it is not in the queue."""
+        return self.ledger.waiters.get(waiter)
+
     def oldest_wait_s(self) -> float:
         """How long the oldest waiter has waited; 0 when nobody waits."""
         return max(0.0, self._now() - self.ledger.oldest_asked_at())
