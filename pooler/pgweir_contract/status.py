@@ -31,6 +31,9 @@ class PoolStatus(ContractModel):
     servers_opening: Natural
     servers_closing: Natural
     size: Natural
+    pinned: dict[str, Natural] = Field(
+        default_factory=dict
+    )  # clients that keep their server between transactions, by why
 
 
 class TenantStatus(ContractModel):

@@ -32,6 +32,10 @@ Count = Annotated[int, Field(ge=0, le=10_000)]
 Clients = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+Prepared = Annotated[int, Field(ge=1, le=10_000)]
+ResetMode = Literal["Auto", "Always"]
+
+
 class PoolSettings(ContractModel):
     """How a pool behaves. A pool: the servers of one tenant, database, user and listener mode."""
 
@@ -47,6 +51,11 @@ class PoolSettings(ContractModel):
     idle_transaction_timeout: Duration = 0.0  # "0s": transactions may idle for ever
     query_timeout: Duration = 0.0  # "0s": queries may run for ever
     transaction_timeout: Duration = 0.0  # "0s": transactions may last for ever
+    # Statements that one server keeps prepared for clients in transaction and statement mode.
+    max_prepared_statements: Prepared = 200
+    # What is left in a session after a transaction: Auto finds out what the client's statements left there; Always has
+    # the server forget everything (DISCARD ALL), whatever was run.
+    reset: ResetMode = "Auto"
 
     @model_validator(mode="after")
     def _min_idle_fits(self) -> Self:
@@ -70,6 +79,8 @@ class PoolOverrides(ContractModel):
     idle_transaction_timeout: Duration | None = None
     query_timeout: Duration | None = None
     transaction_timeout: Duration | None = None
+    max_prepared_statements: Prepared | None = None
+    reset: ResetMode | None = None
 
 
 class UpstreamTls(ContractModel):

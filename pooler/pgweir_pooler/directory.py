@@ -31,25 +31,33 @@ PARAMETER_SETS_PER_POOL = 256
 class Endpoint:
     """Where and as whom a pool logs in. Compared to see whether a pool's servers are still the right ones."""
 
-    __slots__ = ("connect_timeout_s", "database", "host", "passwords", "port", "user")
+    __slots__ = (
+        "always_resets",
+        "connect_timeout_s",
+        "database",
+        "host",
+        "max_prepared",
+        "passwords",
+        "port",
+        "user",
+    )
 
-    def __init__(self, upstream: Upstream, database: Database, user: User) -> None:
+    def __init__(self, upstream: Upstream, database: Database, user: User, settings: PoolSettings) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
         self.user = user.name
         self.passwords = tuple(p.get_secret_value() for p in user.passwords)
         self.connect_timeout_s = upstream.connect_timeout
+        self.always_resets = settings.reset == "Always"
+        self.max_prepared = settings.max_prepared_statements
 
     def leads_to_the_same_servers(self, other: "Endpoint") -> bool:
         """Whether servers that were opened for the other endpoint may be kept."""
-        return (self.host, self.port, self.database, self.user, self.passwords) == (
-            other.host,
-            other.port,
-            other.database,
-            other.user,
-            other.passwords,
-        )
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
+
+
+_ONLY_FOR_NEW = ("connect_timeout_s",)
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -218,8 +226,8 @@ class Directory:
 
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry))
         settings = tenant.entry.pool_settings(database, login.entry)
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings))
         held.timeouts = _timeouts(settings)
         self._give_pool(held, settings)
         return held
@@ -244,8 +252,8 @@ class Directory:
             self._dismiss(held, "the user or the database was removed")
             return
         before = held.endpoint
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry)
         settings = tenant.entry.pool_settings(database, login.entry)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings)
         held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at

@@ -88,7 +88,7 @@ class Metrics:
         async with self._one_at_a_time:
             slices = Slices()
             rows = await self._books.read(asyncio.get_running_loop().time(), slices)
-            ours = chain(_tenants(rows), _whole_process(self._view), _instances(self._view))
+            ours = chain(_tenants(rows), _whole_process(self._view), _pins(self._view), _instances(self._view))
             text = await write(chain(ours, _process(self._view), self._platform.collect()), form, slices)
             self.longest_slice_s = slices.longest_s
             return text
@@ -198,6 +198,20 @@ def _whole_process(view: ProcessView) -> Iterator[Metric]:
         "pgweir_config_problems", "What is wrong with the configuration now; /status says what.", len(view.problems)
     )
     yield InfoMetricFamily("pgweir", "The pooler.", {"version": view.version})
+
+
+def _pins(view: ProcessView) -> Iterator[Metric]:
+    """Sums, in one go: hardly any pool has any."""
+    counts: dict[str, int] = {}
+    for counters in {pool.counters for pool in view.directory.pools() if pool.counters.pinned}:
+        for reason, count in counters.pinned.items():
+            counts[reason] = counts.get(reason, 0) + count
+    family = GaugeMetricFamily(
+        "pgweir_clients_pinned", "Clients that keep their server between transactions.", labels=["reason"]
+    )
+    for reason, count in sorted(counts.items()):
+        family.add_metric([reason], count)
+    yield family
 
 
 def _instances(view: ProcessView) -> Iterator[Metric]:

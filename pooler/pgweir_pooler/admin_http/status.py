@@ -94,4 +94,5 @@ def _pool(pool: PoolView, clients: int) -> PoolStatus:
         servers_opening=pool.opening,
         servers_closing=pool.closing,
         size=pool.ledger.limits.size,
+        pinned={reason: count for reason, count in pool.counters.pinned.items() if count},
     )

@@ -28,7 +28,7 @@ from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream, says_goodbye
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
-from pgweir_pooler.session.suspicion import LOADED, SETTINGS
+from pgweir_pooler.session.suspicion import LOADED, PIN_REASONS, SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
@@ -57,6 +57,7 @@ class ClientSession(PausableProtocol):
     __slots__ = (
         "_claimed",
         "_closing_error",
+        "_counted_pins",
         "_is_held_up",
         "_is_ordinary",
         "_is_release_due",
@@ -103,6 +104,7 @@ class ClientSession(PausableProtocol):
         self.startup_settings = settings  # what RESET goes back to
         self.sql_statements: dict[str, str] = {}  # prepared by SQL: name -> text
         self.custom_names: frozenset[str] = frozenset()  # settings that it may have made up, asked for by name
+        self._counted_pins = 0
         self.pins = 0  # why the client keeps its server between transactions: bits of `suspicion`
         self.mode = mode
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
@@ -423,6 +425,7 @@ class ClientSession(PausableProtocol):
         """What the session has become is known, and the client has been told that it is ready."""
         self.stream.loan_ended()
         self._is_ordinary = not self.pins and self._closing_error is None
+        self._count_pins(self.pins)
         if self.pins:
             self.keep(server)
         else:
@@ -433,6 +436,16 @@ class ClientSession(PausableProtocol):
             self.close(self._closing_error)
         else:
             self.resume()
+
+    def _count_pins(self, pins: int) -> None:
+        """Has the counters show these pins of ours, and no others."""
+        changed = pins ^ self._counted_pins
+        if changed:
+            self._counted_pins = pins
+            counts = self.held.counters.pinned
+            for bit, reason in PIN_REASONS.items():
+                if changed & bit:
+                    counts[reason] = counts.get(reason, 0) + (1 if pins & bit else -1)
 
     def errand_failed(self, error: PoolerError) -> None:
         """What the session has become is not known: it ends."""
@@ -583,6 +596,7 @@ class ClientSession(PausableProtocol):
 
     def _let_go(self) -> None:
         """Hands the server back, whatever it is doing."""
+        self._count_pins(0)
         server, self.server = self.server, None
         if server is not None:
             stream = self.stream

@@ -85,6 +85,8 @@ class Connector:
             parameters=done.parameters,
             key=(done.process_id, done.secret_key),
         )
+        server.always_resets = server.stream.is_tainted = endpoint.always_resets
+        server.stream.pipeline.statements.limit = endpoint.max_prepared
         if pool is held.pool:
             held.server_reported(done.parameters)
         server.connection_made(transport)

@@ -57,6 +57,7 @@ class ServerConnection(PausableProtocol):
         "_postponed",
         "_timer",
         "address",
+        "always_resets",
         "canceller",
         "cancels_under_way",
         "client",
@@ -90,6 +91,7 @@ class ServerConnection(PausableProtocol):
         self.address = address  # host and port that a cancel goes to
         self.stream = BackendStream(parameters)
         self.process_id, self.secret_key = key
+        self.always_resets = False  # it is reset after each client, whatever that client did
         self.client: ClientSession | None = None
         # Settings that were applied last; None when a statement may have changed them since.
         self.settings: Settings = NO_SETTINGS
@@ -353,7 +355,8 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
         server.pool.discard(server, CloseReason.RESET_FAILED)
         return
     stream = server.stream
-    stream.is_tainted = stream.is_session_owned = False
+    stream.is_session_owned = False
+    stream.is_tainted = server.always_resets
     stream.asks = 0
     stream.pipeline.statements.forget()
     server.sql_names.clear()
