@@ -177,6 +177,81 @@ class ServerLoginFailed(PoolerError):
         return self._sqlstate == "57P03"
 
 
+# --- listening for notifications
+
+
+class NoRoomToListen(PoolerError):
+    """The instance's `maxConnections` leaves no place for the server that listens for a database's clients."""
+
+    sqlstate = "53300"
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"no server connection is left to listen with (maxConnections {limit} of the database instance)",
+            hint="LISTEN takes one server connection per database beside those of the pools: raise maxConnections.",
+        )
+
+
+class ListenFailed(PoolerError):
+    """The server that listens for a database's clients cannot be had now; the session goes on without the channels."""
+
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, cause: PoolerError) -> None:
+        super().__init__(f"cannot listen: {cause.text}", hint=cause.hint, detail=cause.detail)
+        self._sqlstate = cause.wire_sqlstate()
+
+    def wire_sqlstate(self) -> str:
+        return self._sqlstate
+
+
+class TooManyChannels(PoolerError):
+    """A client listens on more channels than one may."""
+
+    sqlstate = "54000"
+    severity = "ERROR"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"too many channels: a client may listen on {limit}", hint="UNLISTEN what is not needed.")
+
+
+_MISSED = "notifications may have been lost: the server connection that listened for this session has ended"
+
+
+class ListeningLost(PoolerError):
+    """`listen.onGap: Disconnect`: the session ends, so that its client connects, listens and reads anew."""
+
+    sqlstate = "57P01"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED, hint="Connect again, LISTEN, and read what the notifications would have told.")
+
+
+class NotificationsMissed(PoolerError):
+    """`listen.onGap: Notice`: the session is told and listens on; it goes to the client as a NoticeResponse."""
+
+    sqlstate = "01000"
+    severity = "WARNING"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED + "; it listens again", hint="Read what the notifications would have told.")
+
+
+class NotificationsUnread(PoolerError):
+    """More notifications wait for the client than are kept for one."""
+
+    sqlstate = "53400"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"more than {limit_bytes} bytes of notifications wait for this session",
+            hint="Read while listening, and keep transactions short: notifications come between them.",
+        )
+
+
 # --- a session ends
 
 
