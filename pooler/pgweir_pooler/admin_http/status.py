@@ -93,5 +93,6 @@ def _pool(pool: PoolView, clients: int) -> PoolStatus:
         servers_idle=pool.idle,
         servers_opening=pool.opening,
         servers_closing=pool.closing,
+        servers_listening=pool.listening,
         size=pool.ledger.limits.size,
     )
