@@ -252,6 +252,18 @@ class NotificationsUnread(PoolerError):
         )
 
 
+class NotificationUntranslatable(PoolerError):
+    """A notification has characters that the client's encoding does not have; PostgreSQL's code for it."""
+
+    sqlstate = "22P05"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f'a notification has a character with no equivalent in encoding "{encoding}"',
+            hint="Set client_encoding to UTF8.",
+        )
+
+
 # --- a session ends
 
 

@@ -16,6 +16,14 @@ from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.notifications import Hubs
 
 TIMEOUT_S = 20.0
+POLL_S = 0.01
+
+
+async def until_here(fact: Callable[[], object]) -> None:
+    """Returns when the fact holds; it is looked at in the loop, for it is about objects of this process."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not fact():  # noqa: ASYNC110 - a pool says nothing of its changes
+            await asyncio.sleep(POLL_S)
 
 
 class Client:

@@ -54,7 +54,7 @@ async def test_with_notice_the_clients_are_warned_when_they_can_read_anew_and_he
     for round_ in range(3):
         await asyncio.to_thread(terminate_listeners, database)
         for client in (one, other):
-            await client.until(lambda client=client: len(client.lost) > round_)  # type: ignore[misc]
+            await client.until(lambda client=client, count=round_: len(client.lost) > count)  # type: ignore[misc]
         for channel in "ab":  # told means: it listens again
             await notifier.notify(channel, f"{channel}{round_}")
         await one.until_hears(f"a{round_}")

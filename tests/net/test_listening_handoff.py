@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from harness.config import tenant
 from harness.databases import Database
 from harness.waiting import until
-from net.listeners import Client, Notifier, Place, listening_backends
+from net.listeners import Client, Notifier, Place, listening_backends, until_here
 from pgweir_contract.models import Listen, TenantEntry, User
 from pgweir_operator.local_postgres import PostgresServer
 
@@ -118,11 +118,8 @@ async def test_the_same_postgres_under_another_name_is_a_move_without_a_gap(plac
     stream = Stream(notifier, ["a"])
     for host in ("localhost", "127.0.0.1"):
         place.put(entry.model_copy(update={"upstream": entry.upstream.model_copy(update={"host": host})}))
-        await until(
-            lambda host=host: place.directory.instances[f"{host}:{entry.upstream.port}"].ledger.listeners == 1,  # type: ignore[misc]
-            "it listens there",
-        )
-        await until(lambda: place.listening() == 1, "and nowhere else")
+        there = place.directory.instances[f"{host}:{entry.upstream.port}"]
+        await until_here(lambda there=there: there.ledger.listeners == place.listening() == 1)  # type: ignore[misc]
     await stream.end()
     await has_heard_all(client, stream.sent)
     await notifier.close()
@@ -172,7 +169,7 @@ async def test_a_removed_user_leaves_the_listener_to_another_ones_pool(
     stream = Stream(notifier, ["a"])
     place.put(entry.model_copy(update={"users": both[1:]}))
     first_client.leave()
-    await until(lambda: place.held().pool.listening == 1 and place.listening() == 1, "the other pool's server listens")
+    await until_here(lambda: place.held().pool.listening == place.listening() == 1)
     await stream.end()
     await has_heard_all(second_client, stream.sent)
     await notifier.close()
@@ -185,7 +182,7 @@ async def test_a_removed_tenant_ends_it(place: Place, database: Database) -> Non
     place.directory.remove("acme")
     await client.until(lambda: client.lost)
     assert len(place.hubs) == 0
-    await until(lambda: not place.directory.departed, "its pool is gone")
+    await until_here(lambda: not place.directory.departed)
 
 
 async def test_a_budget_without_room_for_two_listeners_is_a_gap(place: Place, database: Database) -> None:
@@ -215,7 +212,7 @@ async def test_a_wrong_password_keeps_the_old_listener_until_it_is_right(place: 
     notifier = await Notifier.connect(database.address)
     stream = Stream(notifier, ["a"])
     place.put(with_password(entry, "wrong"))
-    await until(lambda: place.held().pool.ledger.backoff.error is not None, "the login failed")
+    await until_here(lambda: place.held().pool.ledger.backoff.error)
     assert await asyncio.to_thread(listening_backends, database) == old
     place.put(entry)
     await until(lambda: len(now := listening_backends(database)) == 1 and now != old, "another one listens")

@@ -72,6 +72,11 @@ def test_pools_inherit_from_the_cluster_over_the_tenant_to_database_and_user() -
     assert (app.max_clients, web.max_clients) == (None, 7)
 
 
+def test_what_a_gap_means_to_listening_clients_is_passed_on() -> None:
+    result = rendered(cluster(), tenant(listen={"onGap": "Notice"}), secret())
+    assert result.entries["acme"].listen.on_gap == "Notice"
+
+
 def test_limits_come_from_the_cluster() -> None:
     spec = {"maxClientsPerPod": 7, "loginTimeout": "3s", "clientStallTimeout": "4s", "maxHalfOpenLogins": 9}
     result = rendered(cluster(limits=spec, drain={"timeout": "2s"}, defaultTenant="acme"))
