@@ -7,7 +7,7 @@ tenant's name. The same word labels the metric `pgweir_errors_total{code=…}`.
 """
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class PoolerError(Exception):
@@ -200,9 +200,14 @@ class ListenFailed(PoolerError):
     severity = "ERROR"
     log_level = logging.WARNING
 
-    def __init__(self, cause: PoolerError) -> None:
-        super().__init__(f"cannot listen: {cause.text}", hint=cause.hint, detail=cause.detail)
-        self._sqlstate = cause.wire_sqlstate()
+    def __init__(self, sqlstate: str, why: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(f"cannot listen: {why}", hint=hint, detail=detail)
+        self._sqlstate = sqlstate
+
+    @classmethod
+    def because_of(cls, cause: PoolerError) -> Self:
+        """What would end a session ends the statement."""
+        return cls(cause.wire_sqlstate(), cause.text, hint=cause.hint, detail=cause.detail)
 
     def wire_sqlstate(self) -> str:
         return self._sqlstate

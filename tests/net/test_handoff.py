@@ -36,7 +36,8 @@ class Scene:
         self.results: list[Heard | None] = []
         old: Any = self.old
         new: Any = self.new
-        self.handoff = Handoff(old, new, self.results.append)
+        self.failed: list[object] = []
+        self.handoff = Handoff(old, new, self.results.append, lambda server, _: self.failed.append(server))
         self.handoff.begin([b"a", b"b"])
         self.mark = self.handoff._mark
 
@@ -96,8 +97,8 @@ def test_an_old_one_that_is_past_the_mark_and_never_heard_it_is_elsewhere() -> N
     assert scene.results == [None], "told once"
 
 
-@pytest.mark.parametrize("step", ["old listens", "new listens", "mark", "question"])
-def test_an_error_is_a_gap(step: str) -> None:
+@pytest.mark.parametrize("step", ["old listens", "new listens", "mark"])
+def test_a_server_that_answers_with_an_error_has_failed(step: str) -> None:
     scene = Scene()
     error = {"C": "25006"}
     if step == "old listens":
@@ -106,10 +107,9 @@ def test_an_error_is_a_gap(step: str) -> None:
         scene.new.answer(error)
     else:
         scene.joined()
-        scene.new.answer(error if step == "mark" else None)
-        if step == "question":
-            scene.old.answer(error)
-    assert scene.results == [None]
+        scene.new.answer(error)
+    assert scene.failed == [scene.old if step == "old listens" else scene.new]
+    assert scene.results == []
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +120,15 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scene.results == []
     scene.hears(scene.new, b"6")
     assert scene.results == [None]
+
+
+def test_the_old_one_goes_on_without_a_loss_if_the_new_one_fails_behind_its_mark() -> None:
+    scene = Scene().joined()
+    scene.hears_mark(scene.old)
+    assert not scene.hears(scene.old, b"1")
+    assert not scene.hears(scene.new, b"0")
+    assert not scene.hears(scene.old, b"2", b"b")
+    assert scene.handoff.abandon() == [(b"a", b"1"), (b"b", b"2")]
 
 
 def test_an_abandoned_one_tells_nobody_and_the_old_one_forgets_the_mark() -> None:

@@ -1,8 +1,10 @@
 """A listening server that is replaced on purpose: each notification arrives once and in order, or the gap is told."""
 
 import asyncio
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 
 import pytest_asyncio
 from pydantic import SecretStr
@@ -201,6 +203,41 @@ async def test_a_budget_without_room_for_two_listeners_is_a_gap(place: Place, da
     await notifier.notify("a", "1")
     await client.until_hears("1")
     await notifier.close()
+
+
+async def test_whatever_dies_at_whatever_moment_nothing_is_lost_silently_or_doubled(
+    place: Place, database: Database
+) -> None:
+    entry = tenant(database, size=1).model_copy(update={"listen": Listen(on_gap="Notice")})
+    place.put(entry)
+    clients = [place.client() for _ in range(3)]
+    for client in clients:
+        await client.listen("a")
+    notifier = await Notifier.connect(database.address)
+    admin = await Notifier.connect(database.admin_address)
+    stream = Stream(notifier, ["a"])
+    chance = random.Random(4711)
+    for _ in range(40):
+        place.put(with_password(entry, "another"))
+        place.put(entry)
+        await asyncio.sleep(chance.uniform(0, 0.03))
+        await admin.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where application_name = 'pgweir listener' and datname = '{database.name}' and random() < 0.3"
+        )
+    await until_here(lambda: place.listening() == 1 and not place.directory.departed)
+    await stream.end()
+    await asyncio.gather(*(client.listen("a", "b") for client in clients))  # answered: whoever it is, it listens
+    await notifier.notify("a", "end")
+    for client in clients:
+        await client.until_hears("end")
+        numbers = [int(payload) for payload in client.payloads()[:-1]]
+        assert numbers == sorted(set(numbers)), "in order, once"
+        gaps = sum(after != before + 1 for before, after in pairwise([-1, *numbers, stream.sent]))
+        assert gaps <= len(client.lost), "each gap is told"
+        assert {error.severity for error in client.lost} <= {"WARNING"}
+    await notifier.close()
+    await admin.close()
 
 
 async def test_a_wrong_password_keeps_the_old_listener_until_it_is_right(place: Place, database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import NoRoomToListen, ServerUnreachable, Terminated
+from pgweir_pooler.errors import NoRoomToListen, QueueTimeout, ServerUnreachable, Terminated
 from pgweir_pooler.pool.instance_ledger import InstanceLedger
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.slot import Renew, Seat
@@ -95,7 +95,7 @@ def test_who_waits_too_long_for_room_is_refused() -> None:
         assert not pool.tick(pool.wake_at)
     ((refused, error),) = refusals(pool.tick(6.0))
     assert refused is client
-    assert isinstance(error, NoRoomToListen)
+    assert isinstance(error, QueueTimeout)
     assert pool.instance.listeners == 0
     assert pool not in pool.instance.starving
 

@@ -132,7 +132,7 @@ class Hub:
 
     def _fail_pending(self, error: PoolerError) -> None:
         if error.severity == "FATAL":
-            error = ListenFailed(error)
+            error = ListenFailed.because_of(error)
         for client, request in list(self._pending.items()):
             if self._pending.pop(client, None) is request:
                 self._change(self._subscriptions.replace(client, request.before))
@@ -177,7 +177,11 @@ class Hub:
         self._tell_missed()
 
     def _refused(self, error: PoolerError) -> None:
-        self._opening = None
+        opening, self._opening = self._opening, None
+        assert opening is not None
+        if opening.pool.ledger.refusal is not None and self._held() is not None:
+            self._open()  # the tenant moved, or that user was removed, while it was opened
+            return
         if isinstance(error, NoRoomToListen):  # it would stay so until somebody changes the limits
             self._give_up(error)
             return
@@ -214,18 +218,19 @@ class Hub:
     def _failed(self, server: ListeningServer, fields: dict[str, str]) -> None:
         """The server cannot listen: in recovery, out of memory. Its state is not known any more."""
         server.discard()
-        self._lost(server, ServerUnreachable(fields.get("M", "the server cannot listen")))
+        self._lost(server, ListenFailed(fields.get("C", "08006"), fields.get("M", "the server gave no reason")))
 
     def _lost(self, server: ListeningServer, error: PoolerError) -> None:
         who = server.pool.key
         log.warning("listening server lost", tenant=who.tenant, database=who.database, reason=error.text)
         handoff = self._handoff
         if handoff is not None and server is handoff.new:
-            handoff.abandon()
             self._handoff = None
             self._is_outdated = True
-            self._changes.forget(server)
             self._try_later(error)
+            for channel, message in handoff.abandon():
+                self._deliver(channel, message)
+            self._changes.forget(server)
             return
         had_joined = self._has_joined
         self._stop()
@@ -263,6 +268,8 @@ class Hub:
     def on_outdated(self, server: ListeningServer) -> None:
         """Holder: the server should be replaced."""
         self._is_outdated = True
+        self._backoff.forget()
+        self._stop_retry()
         # Not now: it comes from within a reload, which is about to close the clients of a pool that goes away.
         self._loop.call_soon(self._replace)
 
@@ -277,8 +284,11 @@ class Hub:
         self._opening.begin()
 
     def _not_replaced(self, error: PoolerError) -> None:
-        self._opening = None
-        if isinstance(error, NoRoomToListen):  # not for two at a time
+        opening, self._opening = self._opening, None
+        assert opening is not None
+        if opening.pool.ledger.refusal is not None:
+            self._replace()
+        elif isinstance(error, NoRoomToListen):  # not for two at a time
             self._cut(error.text)
         else:
             self._try_later(error)
@@ -296,7 +306,7 @@ class Hub:
         self._is_outdated = False
         new.hold(self)
         new.ask([PREPARE_SESSION])
-        self._handoff = Handoff(self._server, new, self._handed_over)
+        self._handoff = Handoff(self._server, new, self._handed_over, self._failed)
         self._handoff.begin(sorted(self._subscriptions.channels))
 
     def _handed_over(self, heard: Heard | None) -> None:

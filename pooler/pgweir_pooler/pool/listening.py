@@ -13,7 +13,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import NoRoomToListen
+from pgweir_pooler.errors import NoRoomToListen, QueueTimeout
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.slot import Close, Effect, Open, Refuse, Renew, Seat, Slot
 
@@ -149,7 +149,9 @@ class ListeningPlaces:
         for slot, asked_at in list(self.wanted.items()):
             if timeout_s and asked_at + timeout_s <= now:
                 self._forget(slot, self.wanted)
-                self._refuse(slot, NoRoomToListen(self._pool.instance.limit), effects)
+                text = f"no server connection became free to listen with within {timeout_s:g} s"
+                hint = "The database instance's maxConnections is used up: raise it, or make transactions shorter."
+                self._refuse(slot, QueueTimeout(text, hint=hint), effects)
 
     def renew(self, effects: list[Effect]) -> None:
         """No server of before should go on listening; each one stays until its holder has a better one."""
