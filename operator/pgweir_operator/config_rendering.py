@@ -170,6 +170,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             paused=spec.paused,
             access=spec.access,
             auth=spec.auth,
+            listen=spec.listen,
             parameters=spec.parameters,
         )
     except ValidationError as error:

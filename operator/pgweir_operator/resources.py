@@ -20,6 +20,7 @@ from pgweir_contract.models import (
     Access,
     Auth,
     InstanceLimit,
+    Listen,
     Listener,
     PoolOverrides,
     PoolSettings,
@@ -237,6 +238,7 @@ class TenantSpec(ContractModel):
     pool: PoolOverrides = PoolOverrides()
     replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
     auth: Auth = Auth()
+    listen: Listen = Listen()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
     allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
     paused: bool = False

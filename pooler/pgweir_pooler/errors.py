@@ -7,7 +7,7 @@ tenant's name. The same word labels the metric `pgweir_errors_total{code=…}`.
 """
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class PoolerError(Exception):
@@ -205,6 +205,98 @@ class ServerLoginFailed(PoolerError):
     def is_starting_up(self) -> bool:
         """57P03 cannot_connect_now: the database starts or recovers, so waiting is the answer."""
         return self._sqlstate == "57P03"
+
+
+# --- listening for notifications
+
+
+class NoRoomToListen(PoolerError):
+    """The instance's `maxConnections` leaves no place for the server that listens for a database's clients."""
+
+    sqlstate = "53300"
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"no server connection is left to listen with (maxConnections {limit} of the database instance)",
+            hint="LISTEN takes one server connection per database beside those of the pools: raise maxConnections.",
+        )
+
+
+class ListenFailed(PoolerError):
+    """The server that listens for a database's clients cannot be had now; the session goes on without the channels."""
+
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, sqlstate: str, why: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(f"cannot listen: {why}", hint=hint, detail=detail)
+        self._sqlstate = sqlstate
+
+    @classmethod
+    def because_of(cls, cause: PoolerError) -> Self:
+        """What would end a session ends the statement."""
+        return cls(cause.wire_sqlstate(), cause.text, hint=cause.hint, detail=cause.detail)
+
+    def wire_sqlstate(self) -> str:
+        return self._sqlstate
+
+
+class TooManyChannels(PoolerError):
+    """A client listens on more channels than one may."""
+
+    sqlstate = "54000"
+    severity = "ERROR"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"too many channels: a client may listen on {limit}", hint="UNLISTEN what is not needed.")
+
+
+_MISSED = "notifications may have been lost: the server connection that listened for this session has ended"
+
+
+class ListeningLost(PoolerError):
+    """`listen.onGap: Disconnect`: the session ends, so that its client connects, listens and reads anew."""
+
+    sqlstate = "57P01"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED, hint="Connect again, LISTEN, and read what the notifications would have told.")
+
+
+class NotificationsMissed(PoolerError):
+    """`listen.onGap: Notice`: the session is told and listens on; it goes to the client as a NoticeResponse."""
+
+    sqlstate = "01000"
+    severity = "WARNING"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED + "; it listens again", hint="Read what the notifications would have told.")
+
+
+class NotificationsUnread(PoolerError):
+    """More notifications wait for the client than are kept for one."""
+
+    sqlstate = "53400"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"more than {limit_bytes} bytes of notifications wait for this session",
+            hint="Read while listening, and keep transactions short: notifications come between them.",
+        )
+
+
+class NotificationUntranslatable(PoolerError):
+    """A notification has characters that the client's encoding does not have; PostgreSQL's code for it."""
+
+    sqlstate = "22P05"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f'a notification has a character with no equivalent in encoding "{encoding}"',
+            hint="Set client_encoding to UTF8.",
+        )
 
 
 # --- a session ends

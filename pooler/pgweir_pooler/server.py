@@ -30,6 +30,7 @@ from pgweir_pooler.net.client_login import ClientLogin
 from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
+from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
 from pgweir_pooler.pool.pool import Pool
@@ -229,8 +230,8 @@ def _abort_servers(pools: list[Pool]) -> None:
     """Closes what PostgreSQL did not close in time, or what a second signal left no time for."""
     for pool in pools:
         books = pool.ledger
-        for slot in [*books.active, *books.idle, *books.closing]:
-            if isinstance(slot.connection, ServerConnection):
+        for slot in [*books.active, *books.idle, *books.closing, *books.listening.servers]:
+            if isinstance(slot.connection, ServerConnection | ListeningServer):
                 slot.connection.transport.abort()
 
 

@@ -93,6 +93,7 @@ def _pool(pool: PoolView, clients: int) -> PoolStatus:
         servers_idle=pool.idle,
         servers_opening=pool.opening,
         servers_closing=pool.closing,
+        servers_listening=pool.listening,
         size=pool.ledger.limits.size,
         pinned={reason: count for reason, count in pool.counters.pinned.items() if count},
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgweir_pooler.errors import PoolerError
+from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -39,6 +40,7 @@ class Clients:
         self.limits = limits
         self.counters = counters
         self.client_limits = ClientLimits()
+        self.hubs = Hubs(loop)
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them

@@ -1,4 +1,4 @@
-"""When a pool's books need a tick, and the error of a waiter who waited too long. Pure, as the books are."""
+"""When a pool's books need a tick, and the end of a wait that was too long. Pure, as the books are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.errors import QueueTimeout
+from pgweir_pooler.pool.slot import Refuse
 
 if TYPE_CHECKING:
     from pgweir_pooler.pool.ledger import PoolLedger
+    from pgweir_pooler.pool.slot import Effect
 
 # How soon a pool below its minimum, without room in the instance, looks again.
 MINIMUM_RETRY_S = 1.0
@@ -33,6 +35,8 @@ def next_deadline(pool: PoolLedger, now: float) -> float:
     deadline = idle_deadline(pool, now)
     if pool.waiters and pool.limits.queue_timeout_s:
         deadline = min(deadline, pool.oldest_asked_at() + pool.limits.queue_timeout_s)
+    if pool.listening.wanted and pool.limits.queue_timeout_s:
+        deadline = min(deadline, next(iter(pool.listening.wanted.values())) + pool.limits.queue_timeout_s)
     if now < pool.backoff.retry_at and (pool.waiters or pool.is_below_minimum()):
         deadline = min(deadline, pool.backoff.retry_at)
     elif pool.is_below_minimum():
@@ -42,7 +46,15 @@ def next_deadline(pool: PoolLedger, now: float) -> float:
     return deadline
 
 
-def queue_timeout(pool: PoolLedger) -> QueueTimeout:
+def refuse_late_waiters(pool: PoolLedger, now: float, effects: list[Effect]) -> None:
+    """Takes those out of the queue who waited for the pool's `queueTimeout`."""
+    timeout_s = pool.limits.queue_timeout_s
+    while timeout_s and pool.oldest_asked_at() + timeout_s <= now:
+        waiter, _ = pool.waiters.popitem(last=False)
+        effects.append(Refuse(waiter, _queue_timeout(pool)))
+
+
+def _queue_timeout(pool: PoolLedger) -> QueueTimeout:
     """What the waiter reads: the limits that made it wait, and what may be changed."""
     limits, error = pool.limits, pool.backoff.error
     text = f"no server connection became free within {limits.queue_timeout_s:g} s (pool size {limits.size})"

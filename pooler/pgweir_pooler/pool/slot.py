@@ -22,6 +22,13 @@ class Connection(Protocol):
         """Sends Terminate, waits for PostgreSQL to close its side, then calls `Pool.lost`; bounds that wait itself."""
 
 
+class ListeningConnection(Connection, Protocol):
+    """A server connection that listens for notifications."""
+
+    def renew(self) -> None:
+        """The endpoint or the password changed, or the pool goes away: its holder finds another one, then ends this."""
+
+
 class Waiter(Protocol):
     """Someone in a pool's queue. Exactly one of the two is called, once, unless the waiter is abandoned before."""
 
@@ -89,4 +96,23 @@ class Refuse:
         self.error = error
 
 
-Effect: TypeAlias = Grant | Open | Close | Refuse
+class Seat:
+    """Tell the waiter that the slot's connection is its own to listen with."""
+
+    __slots__ = ("slot", "waiter")
+
+    def __init__(self, waiter: Waiter, slot: Slot) -> None:
+        self.waiter = waiter
+        self.slot = slot
+
+
+class Renew:
+    """Tell the slot's listening connection that another one should take its place."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+
+Effect: TypeAlias = Grant | Open | Close | Refuse | Seat | Renew
