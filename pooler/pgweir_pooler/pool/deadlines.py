@@ -31,8 +31,7 @@ def idle_deadline(pool: PoolLedger, now: float) -> float:
 def next_deadline(pool: PoolLedger, now: float) -> float:
     """The value of `wake_at` after a tick; later than now, for `tick` has done all that was due."""
     deadline = idle_deadline(pool, now)
-    if pool.waiters and pool.limits.queue_timeout_s:
-        deadline = min(deadline, pool.oldest_asked_at() + pool.limits.queue_timeout_s)
+    deadline = min(deadline, refusal_deadline(pool))
     if now < pool.backoff.retry_at and (pool.waiters or pool.is_below_minimum()):
         deadline = min(deadline, pool.backoff.retry_at)
     elif pool.is_below_minimum():
@@ -40,6 +39,14 @@ def next_deadline(pool: PoolLedger, now: float) -> float:
     if pool in pool.instance.starving:
         deadline = min(deadline, pool.instance.look_again_at(now))
     return deadline
+
+
+def refusal_deadline(pool: PoolLedger) -> float:
+    """When the oldest waiter has waited too long. A pause does not count: whoever it held has the whole time again."""
+    timeout_s = pool.limits.queue_timeout_s
+    if not timeout_s or not pool.waiters or pool.is_paused:
+        return inf
+    return max(pool.oldest_asked_at(), pool.resumed_at) + timeout_s
 
 
 def queue_timeout(pool: PoolLedger) -> QueueTimeout:

@@ -20,8 +20,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.pool.backoff import Backoff
-from pgweir_pooler.pool.deadlines import idle_deadline, next_deadline, queue_timeout
+from pgweir_pooler.pool.deadlines import idle_deadline, next_deadline, queue_timeout, refusal_deadline
 from pgweir_pooler.pool.keys import CloseReason
+from pgweir_pooler.pool.reasons import reason_to_close, reason_to_refuse
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
 
 if TYPE_CHECKING:
@@ -48,11 +49,13 @@ class PoolLedger:
         "generation",
         "idle",
         "instance",
+        "is_paused",
         "jitter",
         "key",
         "limits",
         "opening",
         "refusal",
+        "resumed_at",
         "size",
         "waiters",
         "wake_at",
@@ -73,6 +76,8 @@ class PoolLedger:
         self.waiters: OrderedDict[Waiter, float] = OrderedDict()  # to the time they asked; the oldest first
         self.backoff = Backoff(jitter)
         self.refusal: PoolerError | None = None  # set by `drain`, for good
+        self.is_paused = False  # nothing is lent nor kept; waiters stay, without an error and without a timeout
+        self.resumed_at = -inf
         self.wake_at = 0.0 if limits.min_idle else inf
         instance.pools[self] = None
 
@@ -98,7 +103,7 @@ class PoolLedger:
         slot = self.take()
         if slot is not None:
             return [Grant(waiter, slot, now)]
-        error = self.refusal or self._reason_to_refuse(now)
+        error = self.refusal or reason_to_refuse(self, now)
         if error is not None:
             return [Refuse(waiter, error)]
         assert waiter not in self.waiters
@@ -124,7 +129,7 @@ class PoolLedger:
         if slot not in self.active:
             raise KeyError(slot)
         effects: list[Effect] = []
-        reason = self._reason_to_close(slot, now)
+        reason = reason_to_close(self, slot, now)
         if reason is None and self.instance.has_better_claim(self, now):
             reason = CloseReason.EVICTED
         self._lend_rest_or_close(slot, reason, now, effects)
@@ -153,7 +158,7 @@ class PoolLedger:
         self.active[slot] = None
         if slot.generation == self.generation:
             self.backoff.forget()
-        self._lend_rest_or_close(slot, self._reason_to_close(slot, now), now, effects)
+        self._lend_rest_or_close(slot, reason_to_close(self, slot, now), now, effects)
         self._wake_by(idle_deadline(self, now))
         self.settle(now, effects)
         self._wake_for_minimum(now)
@@ -167,7 +172,7 @@ class PoolLedger:
         effects: list[Effect] = []
         if slot.generation == self.generation:  # else it says nothing about the endpoint and password of today
             self.backoff.failed(error, now)
-            refusal = self._reason_to_refuse(now)
+            refusal = reason_to_refuse(self, now)
             if refusal is not None:
                 self._refuse_all(refusal, effects)
         self.settle(now, effects)
@@ -222,7 +227,9 @@ class PoolLedger:
     def tick(self, now: float) -> Sequence[Effect]:
         """What is due by time alone: queue timeouts, idle time, lifetimes, minimum, end of back-off, evictions."""
         effects: list[Effect] = []
-        self._refuse_late_waiters(now, effects)
+        while refusal_deadline(self) <= now:
+            waiter, _ = self.waiters.popitem(last=False)
+            effects.append(Refuse(waiter, queue_timeout(self)))
         self._close_due_idle(now, effects)
         self.settle(now, effects)
         while self.is_below_minimum() and now >= self.backoff.retry_at and self.instance.has_room():
@@ -268,6 +275,24 @@ class PoolLedger:
         self.settle(now, effects)
         return effects
 
+    def pause(self, now: float) -> Sequence[Effect]:
+        """Lends nothing until `resume`. Servers close when idle or at their return; waiters are held."""
+        self.is_paused = True
+        effects: list[Effect] = []
+        self._close_all(CloseReason.PAUSED, now, effects)
+        self.settle(now, effects)
+        return effects
+
+    def resume(self, now: float) -> Sequence[Effect]:
+        """Ends the pause, if there is one."""
+        if not self.is_paused:
+            return NOTHING
+        self.is_paused = False
+        self.resumed_at = self.wake_at = now  # as in `resize`
+        effects: list[Effect] = []
+        self.settle(now, effects)
+        return effects
+
     def expire_active(self, count: int) -> int:
         """Has up to `count` lent servers closed at their next return; how many."""
         expired = 0
@@ -295,13 +320,13 @@ class PoolLedger:
 
     def shortfall(self, now: float) -> int:
         """How many servers the pool should open for its waiters now; 0 or less: none."""
-        if now < self.backoff.retry_at or self.refusal is not None:
+        if now < self.backoff.retry_at or self.refusal is not None or self.is_paused:
             return 0
         return min(len(self.waiters) - len(self.opening), self.size - self.total())
 
     def is_below_minimum(self) -> bool:
         """Whether servers should be opened though nobody waits."""
-        return self.refusal is None and self.total() < min(self.limits.min_idle, self.size)
+        return self.refusal is None and not self.is_paused and self.total() < min(self.limits.min_idle, self.size)
 
     # --- below: parts of the above
 
@@ -342,30 +367,9 @@ class PoolLedger:
             slot.idle_since = now
             self.idle.append(slot)
 
-    def _reason_to_close(self, slot: Slot, now: float) -> CloseReason | None:
-        if self.refusal is not None:
-            return CloseReason.DRAINED
-        if slot.generation != self.generation:
-            return CloseReason.RETIRED
-        if self.total() > self.size or self.instance.is_over_limit() or slot.expires_at == -inf:
-            return CloseReason.RESIZED
-        return CloseReason.LIFETIME if slot.expires_at <= now else None
-
-    def _reason_to_refuse(self, now: float) -> PoolerError | None:
-        """The last login's error, while there is nothing to wait for."""
-        if now >= self.backoff.retry_at or self.has_servers() or self.backoff.is_starting_up:
-            return None
-        return self.backoff.error
-
     def _refuse_all(self, error: PoolerError, effects: list[Effect]) -> None:
         effects.extend([Refuse(waiter, error) for waiter in self.waiters])
         self.waiters.clear()
-
-    def _refuse_late_waiters(self, now: float, effects: list[Effect]) -> None:
-        timeout_s = self.limits.queue_timeout_s
-        while timeout_s and self.oldest_asked_at() + timeout_s <= now:
-            waiter, _ = self.waiters.popitem(last=False)
-            effects.append(Refuse(waiter, queue_timeout(self)))
 
     def _close_due_idle(self, now: float, effects: list[Effect]) -> None:
         idle_timeout_s = self.limits.server_idle_timeout_s
