@@ -65,7 +65,9 @@ class ClientSession(PausableProtocol):
         "_started",
         "_transaction_started",
         "clients",
+        "connected_at",
         "held",
+        "id",
         "identity",
         "key",
         "mode",
@@ -91,6 +93,8 @@ class ClientSession(PausableProtocol):
         self.identity = identity
         self.settings = settings
         self.mode = mode
+        self.id = next(clients.ids)
+        self.connected_at = monotonic()
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
         self.stream = FrontendStream(keeps_names=mode == SESSION)
         self.server: ServerConnection | None = None
@@ -162,6 +166,18 @@ class ClientSession(PausableProtocol):
             pending, self._pending = self._pending, b""
             self.resume_reading()
             self._start(pending)
+
+    # --- for the console
+
+    @property
+    def is_waiting(self) -> bool:
+        """In its pool's queue, or about to get its settings applied to a server."""
+        return self._is_waiting
+
+    @property
+    def last_request_at(self) -> float:
+        """When a query was forwarded last, as far as it is remembered; else 0.0."""
+        return self._started or self._transaction_started
 
     # --- waiting for a server
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -16,10 +17,31 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
     from pgweir_pooler.session.steps import Settings
+    from pgweir_pooler.wire.scram import Verifier
 
 log = structlog.get_logger()
 
 INTERNED_SETTINGS = 4096
+
+
+class ConsoleDoor(Protocol):
+    """The admin console, as a login sees it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anybody who may log in."""
+        ...
+
+    def verifier(self, user: str) -> "tuple[Verifier, bool]":
+        """The user's verifier and True, or one that no password fits and False."""
+
+    def enter(
+        self, user: str, settings: "Settings", transport: asyncio.Transport, early: bytes, client_id: int
+    ) -> None:
+        """Takes over an authenticated admin's transport, and what was received ahead."""
+
+    def cancel(self, process_id: int, secret: bytes) -> None:
+        """A CancelRequest for none of our sessions."""
 
 
 class Clients:
@@ -43,6 +65,8 @@ class Clients:
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
         self.is_draining = False
+        self.console: ConsoleDoor | None = None  # set by the composition root
+        self.ids = count(1)  # for people: SHOW CLIENTS has them
         self.default_tenant: str | None = None  # for clients that name none
         # One object for equal settings, so that a server's are recognised by identity.
         self._settings: dict[Settings, Settings] = {}
@@ -72,6 +96,7 @@ class Clients:
         """A client finished its login."""
         self.sessions[session.key] = session
         session.held.pool.counters.clients += 1
+        session.held.pool.counters.logins += 1
         self._empty.clear()
         self.counters.logins += 1
 
