@@ -103,9 +103,18 @@ def test_pgbouncers_columns_come_first() -> None:
         "avg_bind_count avg_client_login_count"
     )
     wanted = {
-        "pools": pools, "clients": clients, "servers": clients, "databases": databases, "users": users,
-        "stats": stats, "stats_totals": f"database {totals}", "lists": "list items", "state": "key value",
-        "config": "key value default changeable", "mem": "name size used free memtotal", "totals": "name value",
+        "pools": pools,
+        "clients": clients,
+        "servers": clients,
+        "databases": databases,
+        "users": users,
+        "stats": stats,
+        "stats_totals": f"database {totals}",
+        "lists": "list items",
+        "state": "key value",
+        "config": "key value default changeable",
+        "mem": "name size used free memtotal",
+        "totals": "name value",
     }
     for table, columns in wanted.items():
         first = columns.split()
