@@ -402,7 +402,7 @@ def test_shutdown_ends_the_process(
     jane.execute(f"SHUTDOWN {mode}")
     assert process._process is not None
     assert process._process.wait(20) == 0
-    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+    with pytest.raises(psycopg.OperationalError):  # with what text depends on whether it was read in time
         jane.execute("SHOW STATE")
 
 

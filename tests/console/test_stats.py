@@ -1,7 +1,7 @@
 """Totals come from the counters, averages from the readings of one to two periods ago."""
 
 from pgweir_pooler.console.columns import STAT_NAMES
-from pgweir_pooler.console.stats import Averages, Stats, stats_of, total
+from pgweir_pooler.console.stats import NOTHING, Averages, Stats, stats_of, total
 from pgweir_pooler.telemetry import PoolCounters
 
 
@@ -32,7 +32,7 @@ def test_totals_are_in_microseconds_and_count_a_query_that_stands_alone_as_a_tra
 def test_averages_are_per_second_and_times_per_piece() -> None:
     counters = worked(120, 0.001)
     sums = stats_of(counters)
-    averages = named(Averages(now=100.0).average([counters], sums, 160.0))
+    averages = named(Averages(now=100.0).average(sums, NOTHING, 160.0))
     assert (averages["xact_count"], averages["received"]) == (2, 20)
     assert averages["query_time"] == 1000
     assert averages["wait_time"] == 0
@@ -45,9 +45,9 @@ def test_averages_begin_at_the_reading_before_last() -> None:
     averages.refresh({counters: stats_of(counters)}, 120.0)
     for _ in range(60):
         counters.alone_time.observe(0.003)
-    shown = named(averages.average([counters], stats_of(counters), 180.0))
+    shown = named(averages.average(stats_of(counters), averages.before(counters), 180.0))
     assert (shown["query_count"], shown["query_time"]) == (0, 3000)
-    assert named(averages.average([counters], stats_of(counters), 90.0))["query_count"] == 2
+    assert named(averages.average(stats_of(counters), averages.before(counters), 90.0))["query_count"] == 2
 
 
 def test_a_pool_that_is_gone_takes_its_numbers_along_and_nothing_is_negative() -> None:
@@ -55,4 +55,4 @@ def test_a_pool_that_is_gone_takes_its_numbers_along_and_nothing_is_negative() -
     averages = Averages(now=0.0)
     averages.refresh({gone: stats_of(gone), stays: stats_of(stays)}, 1.0)
     averages.refresh({stays: stats_of(stays)}, 2.0)
-    assert min(averages.average([gone, stays], total([stats_of(stays)]), 10.0)) == 0
+    assert min(averages.average(stats_of(stays), total(map(averages.before, (gone, stays))), 10.0)) == 0

@@ -5,12 +5,12 @@ A pool that moved to another instance shares key and counters with the one that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from pgweir_pooler.orders import DatabaseKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from pgweir_pooler.console.view import ServerView
     from pgweir_pooler.directory import Directory
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
     from pgweir_pooler.telemetry import PoolCounters
+
+
+T = TypeVar("T")
 
 
 def database_of(key: PoolKey) -> DatabaseKey:
@@ -30,19 +33,25 @@ def all_pools(directory: Directory) -> list[Pool]:
     return [*directory.pools(), *directory.departed]
 
 
-def by_key(pools: Iterable[Pool]) -> list[tuple[PoolKey, list[Pool]]]:
+Stepwise: TypeAlias = "Generator[None, None, T]"
+"""Long work that yields after each small step, so that others get their turn, and returns its result."""
+
+
+def by_key(pools: Iterable[Pool]) -> Stepwise[list[tuple[PoolKey, list[Pool]]]]:
     """Grouped by tenant, database and user, in this order."""
     groups: dict[PoolKey, list[Pool]] = {}
     for pool in pools:
         groups.setdefault(pool.key, []).append(pool)
+        yield
     return sorted(groups.items(), key=lambda item: item[0])
 
 
-def counters_by_database(pools: Iterable[Pool]) -> list[tuple[DatabaseKey, dict[PoolCounters, None]]]:
+def counters_by_database(pools: Iterable[Pool]) -> Stepwise[list[tuple[DatabaseKey, dict[PoolCounters, None]]]]:
     """Each database's counters, each once, sorted by tenant and database."""
     groups: dict[DatabaseKey, dict[PoolCounters, None]] = {}
     for pool in pools:
         groups.setdefault(database_of(pool.key), {})[pool.counters] = None
+        yield
     return sorted(groups.items(), key=lambda item: (item[0].tenant, item[0].database))
 
 

@@ -13,9 +13,8 @@ from pgweir_pooler.orders import DatabaseKey
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
 
-    from pgweir_pooler.console.encoding import Row
+    from pgweir_pooler.console.encoding import Row, Rows
     from pgweir_pooler.console.scene import Scene
     from pgweir_pooler.console.view import ClientView
     from pgweir_pooler.pool.pool import Pool
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 MODE_NAMES: Final = ("transaction", "session", "statement")  # by ClientSession.mode
 
 
-def client_rows(scene: Scene) -> Iterator[Row]:
+def client_rows(scene: Scene) -> Rows:
     """Clients of tenants, then admins."""
     for client in list(scene.process.client_sessions()):
         yield _client(scene, client)
@@ -53,9 +52,10 @@ def _client(scene: Scene, client: ClientView) -> Row:
     )
 
 
-def server_rows(scene: Scene) -> Iterator[Row]:
+def server_rows(scene: Scene) -> Rows:
     """Server connections of all pools, those that drain too."""
     for pool in all_pools(scene.process.directory):
+        yield None
         books = pool.ledger
         for state, slots in (("lent", books.active), ("idle", books.idle), ("new", books.opening)):
             for slot in list(slots):
@@ -89,7 +89,11 @@ def _addresses(transport: asyncio.Transport) -> tuple[str, int, str, int]:
     """The peer's address and port, then ours."""
     found: list[str | int] = []
     for which in ("peername", "sockname"):
-        name = transport.get_extra_info(which)
+        try:
+            # uvloop asks the system, and a closed connection has nobody to ask.
+            name = None if transport.is_closing() else transport.get_extra_info(which)
+        except OSError:
+            name = None
         found += (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("", 0)
     return tuple(found)  # type: ignore[return-value]
 

@@ -35,10 +35,8 @@ from pgweir_pooler.wire.messages import (
 from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, mock_verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pgweir_contract.models import AdminUser
-    from pgweir_pooler.console.encoding import Row
+    from pgweir_pooler.console.encoding import Rows
     from pgweir_pooler.console.view import ProcessView
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.session.steps import Settings
@@ -123,7 +121,7 @@ class Console:
         """An admin is gone."""
         self._sessions = {key: other for key, other in self._sessions.items() if other is not session}
 
-    def rows(self, command: Command) -> Iterator[Row]:
+    def rows(self, command: Command) -> Rows:
         """The rows of a SHOW; none of any other command."""
         if command.verb is not Verb.SHOW:
             return iter(())

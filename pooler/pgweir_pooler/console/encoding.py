@@ -1,7 +1,7 @@
 """Results as messages: RowDescription and DataRow, in text or binary. Pure."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 from pgweir_pooler.console.columns import INT4, INT8, NUMERIC, TEXT, Columns
@@ -9,6 +9,8 @@ from pgweir_pooler.wire.messages import message
 
 Value: TypeAlias = str | int | None
 Row: TypeAlias = tuple[Value, ...]
+Rows: TypeAlias = Iterator[Row | None]
+"""The rows of a table as they are made; None: no row yet, but a good moment to let the event loop have its turn."""
 
 _NULL: Final = b"\xff\xff\xff\xff"
 _SIZES: Final = {TEXT: -1, INT4: 4, INT8: 8, NUMERIC: -1}

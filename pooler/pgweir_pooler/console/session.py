@@ -272,7 +272,8 @@ class ConsoleSession(asyncio.Protocol):
         columns = columns_of(command)
         slices = Slices()
         for row in self._console.rows(command):
-            yield data_row(row, columns, formats)
+            if row is not None:
+                yield data_row(row, columns, formats)
             await slices.pause()
 
     def _report(self, error: ConsoleError) -> None:

@@ -72,9 +72,12 @@ class Averages:
         self._older, self._older_at = self._newer, self._newer_at
         self._newer, self._newer_at = reading, now
 
-    def average(self, pools: Iterable[PoolCounters], sums: Stats, now: float) -> Stats:
-        """The averages of pools whose numbers now come to `sums`."""
-        before = total(self._older.get(counters, NOTHING) for counters in pools)
+    def before(self, counters: PoolCounters) -> Stats:
+        """A pool's numbers at the reading that averages begin at."""
+        return self._older.get(counters, NOTHING)
+
+    def average(self, sums: Stats, before: Stats, now: float) -> Stats:
+        """The averages of pools whose numbers come to `sums` now and came to `before` then."""
         duration_s = now - self._older_at
         if duration_s <= 0:
             return NOTHING

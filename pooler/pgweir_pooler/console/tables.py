@@ -27,14 +27,16 @@ from pgweir_pooler.console.stats import NOTHING, STATS_PERIOD_S, stats_of, total
 from pgweir_pooler.orders import DatabaseKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pgweir_contract.models import Database
-    from pgweir_pooler.console.encoding import Row
+    from pgweir_pooler.console.census import Stepwise
+    from pgweir_pooler.console.encoding import Row, Rows
     from pgweir_pooler.console.scene import Scene
     from pgweir_pooler.console.stats import Stats
     from pgweir_pooler.directory import Login, Tenant
     from pgweir_pooler.pool.pool import Pool
+    from pgweir_pooler.telemetry import PoolCounters
 
 _US: Final = 1_000_000
 
@@ -44,10 +46,10 @@ def pool_mode(scene: Scene) -> str:
     return scene.process.cluster.listeners[0].mode.lower()
 
 
-def pool_rows(scene: Scene) -> Iterator[Row]:
+def pool_rows(scene: Scene) -> Rows:
     mode = pool_mode(scene)
     orders = scene.process.directory.orders
-    for key, pools in by_key(all_pools(scene.process.directory)):
+    for key, pools in (yield from by_key(all_pools(scene.process.directory))):
         lent = LentServers(pools)
         waiting = sum(pool.waiting for pool in pools)
         wait_us = int(max(pool.oldest_wait_s() for pool in pools) * _US)
@@ -64,7 +66,7 @@ def pool_rows(scene: Scene) -> Iterator[Row]:
     yield (name, name, len(scene.admins), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "statement", None, None, 0, 0)
 
 
-def database_rows(scene: Scene) -> Iterator[Row]:
+def database_rows(scene: Scene) -> Rows:
     for _, tenant in sorted(scene.process.directory.tenants.items()):
         for database in tenant.databases.values():
             yield _database(scene, tenant, database)
@@ -89,7 +91,7 @@ def _database(scene: Scene, tenant: Tenant, database: Database) -> Row:
     )
 
 
-def user_rows(scene: Scene) -> Iterator[Row]:
+def user_rows(scene: Scene) -> Rows:
     for tenant_id, tenant in sorted(scene.process.directory.tenants.items()):
         for name, login in tenant.logins.items():
             yield _user(tenant_id, name, login, [held.pool for (_, x), held in tenant.pools.items() if x == name])
@@ -107,48 +109,65 @@ def _user(tenant_id: str, name: str, login: Login, pools: list[Pool]) -> Row:
     )
 
 
-def _stats(scene: Scene) -> Iterator[tuple[str, str | None, Stats, Stats]]:
+def _stats(scene: Scene) -> Iterator[tuple[str, str | None, Stats, Stats] | None]:
     """Database, tenant, totals and averages."""
-    for key, counters in counters_by_database(all_pools(scene.process.directory)):
+    averages = scene.averages
+    for key, counters in (yield from counters_by_database(all_pools(scene.process.directory))):
         sums = total(map(stats_of, counters))
-        yield str(key), key.tenant, sums, scene.averages.average(counters, sums, scene.now)
+        yield str(key), key.tenant, sums, averages.average(sums, total(map(averages.before, counters)), scene.now)
     yield scene.console_database, None, NOTHING, NOTHING
 
 
-def stats_rows(scene: Scene) -> Iterator[Row]:
-    for name, tenant, sums, averages in _stats(scene):
+def stats_rows(scene: Scene) -> Rows:
+    for found in _stats(scene):
+        if found is None:
+            yield None
+            continue
+        name, tenant, sums, averages = found
         yield (name, *sums, *averages, tenant, sums[2])
 
 
-def stats_totals_rows(scene: Scene) -> Iterator[Row]:
-    for name, tenant, sums, _ in _stats(scene):
-        yield (name, *sums, tenant)
+def stats_totals_rows(scene: Scene) -> Rows:
+    for found in _stats(scene):
+        yield None if found is None else (found[0], *found[2], found[1])
 
 
-def stats_averages_rows(scene: Scene) -> Iterator[Row]:
-    for name, tenant, _, averages in _stats(scene):
-        yield (name, *averages, tenant)
+def stats_averages_rows(scene: Scene) -> Rows:
+    for found in _stats(scene):
+        yield None if found is None else (found[0], *found[3], found[1])
 
 
-def totals_rows(scene: Scene) -> Iterator[Row]:
-    counters = {pool.counters: None for pool in all_pools(scene.process.directory)}
-    sums = total(map(stats_of, counters))
-    averages = scene.averages.average(counters, sums, scene.now)
+def totals_rows(scene: Scene) -> Rows:
+    sums, before = yield from _sums(scene, {pool.counters: None for pool in all_pools(scene.process.directory)})
+    averages = scene.averages.average(sums, before, scene.now)
     yield from ((f"total_{name}", value) for name, value in zip(TOTALS_NAMES, sums, strict=True))
     yield from ((f"avg_{name}", value) for name, value in zip(TOTALS_NAMES, averages, strict=True))
 
 
-def list_rows(scene: Scene) -> Iterator[Row]:
+def _sums(scene: Scene, counters: Iterable[PoolCounters]) -> Stepwise[tuple[Stats, Stats]]:
+    """What pools have done by now, and by the reading that averages begin at."""
+    sums = before = NOTHING
+    for one in counters:
+        sums, before = total((sums, stats_of(one))), total((before, scene.averages.before(one)))
+        yield
+    return sums, before
+
+
+def list_rows(scene: Scene) -> Rows:
     process = scene.process
     directory = process.directory
     tenants = directory.tenants.values()
     pools = all_pools(directory)
-    servers = servers_of(pools)
+    servers = 0
+    for pool in pools:
+        servers += servers_of((pool,))
+        yield None
+    groups = yield from by_key(pools)
     clients = sum(1 for _ in process.client_sessions()) + len(scene.admins)
     yield "databases", sum(len(tenant.databases) for tenant in tenants) + 1
     yield "users", sum(len(tenant.logins) for tenant in tenants) + len(process.cluster.admin.users)
     yield "peers", 0
-    yield "pools", len(by_key(pools)) + 1
+    yield "pools", len(groups) + 1
     yield "peer_pools", 0
     yield "free_clients", 0  # memory that is kept for clients to come
     yield "used_clients", clients + process.logins_in_progress
@@ -164,7 +183,7 @@ def list_rows(scene: Scene) -> Iterator[Row]:
     yield "admins", len(scene.admins)
 
 
-def config_rows(scene: Scene) -> Iterator[Row]:
+def config_rows(scene: Scene) -> Rows:
     """What holds for the whole process, PgBouncer's names first; what tenants have is in DATABASES and USERS."""
     cluster = scene.process.cluster
     limits, usual = cluster.limits, ClusterLimits()
@@ -195,13 +214,13 @@ def config_rows(scene: Scene) -> Iterator[Row]:
         yield f"limits.{name}", render_duration(value), render_duration(default), "yes"
 
 
-def memory_rows(scene: Scene) -> Iterator[Row]:
+def memory_rows(scene: Scene) -> Rows:
     """Python has no slabs as PgBouncer: the process's memory by kind, in pages."""
     for name, pages in scene.memory.items():
         yield name, scene.page_size, pages, 0, pages * scene.page_size
 
 
-def state_rows(scene: Scene) -> Iterator[Row]:
+def state_rows(scene: Scene) -> Rows:
     is_paused = scene.process.directory.orders.is_all_paused
     yield "active", "no" if is_paused else "yes"
     yield "paused", "yes" if is_paused else "no"
@@ -209,11 +228,11 @@ def state_rows(scene: Scene) -> Iterator[Row]:
     yield "process", scene.process.state  # ours
 
 
-def version_rows(scene: Scene) -> Iterator[Row]:
+def version_rows(scene: Scene) -> Rows:
     yield (f"pgweir {scene.process.version}",)
 
 
-TABLES: Final[dict[str, Callable[[Scene], Iterator[Row]]]] = {
+TABLES: Final[dict[str, Callable[[Scene], Rows]]] = {
     "clients": client_rows,
     "config": config_rows,
     "databases": database_rows,
@@ -231,6 +250,6 @@ TABLES: Final[dict[str, Callable[[Scene], Iterator[Row]]]] = {
 }
 
 
-def setting_rows(name: str) -> Iterator[Row]:
+def setting_rows(name: str) -> Rows:
     """One of SESSION_SETTINGS."""
     yield (SESSION_SETTINGS[name],)
