@@ -378,3 +378,81 @@ class Terminated(PoolerError):
 
     def client_text(self) -> str:
         return self.text
+
+
+# --- the admin console
+
+
+class DatabaseDisabled(PoolerError):
+    """An admin has disabled the database: nobody new comes in."""
+
+    sqlstate = "57P03"
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f'database "{database}" is disabled', hint="An admin ends this with ENABLE.")
+
+
+class ConsoleError(PoolerError):
+    """Base of the errors that an admin reads; the session goes on. Not raised itself."""
+
+    severity = "ERROR"
+
+
+class InvalidCommand(ConsoleError):
+    """The console has no such command, or not with this argument."""
+
+    sqlstate = "42601"
+
+
+class CommandNotSupported(ConsoleError):
+    """PgBouncer or PostgreSQL would know what this means; the console does not do it."""
+
+    sqlstate = "0A000"
+
+
+class CommandNotAllowed(ConsoleError):
+    """The admin's role does not allow the command."""
+
+    sqlstate = "42501"
+
+
+class CommandNotPossible(ConsoleError):
+    """Not in this state: what is to be resumed is not paused, what is to be paused is."""
+
+    sqlstate = "55000"
+
+
+class NoSuchDatabase(ConsoleError):
+    """The command names a database that is not there."""
+
+    sqlstate = "3D000"
+
+
+class NoSuchClient(ConsoleError):
+    """The command names a client that is not there."""
+
+    sqlstate = "42704"
+
+
+class NoSuchStatement(ConsoleError):
+    """Bind, Describe or Execute of a prepared statement or a portal that is not there."""
+
+    sqlstate = "26000"
+
+
+class DuplicateCursor(ConsoleError):
+    """Bind to a portal's name that is taken."""
+
+    sqlstate = "42P03"
+
+
+class ReloadFailed(ConsoleError):
+    """The configuration has problems; what is good in it has been applied."""
+
+    sqlstate = "F0000"
+
+
+class CommandCanceled(ConsoleError):
+    """A CancelRequest ended the wait for a command's end."""
+
+    sqlstate = "57014"

@@ -64,6 +64,7 @@ class Books(RuleBasedStateMachine):
                 assert effect.waiter not in effect.slot.pool.waiters, "a granted waiter is not queued"
                 assert effect.slot not in self.lent, "a server has one client"
                 assert effect.slot.generation == effect.slot.pool.generation
+                assert not effect.slot.pool.is_paused, "a paused pool lends nothing"
                 queue.pop(0)
                 self.lent.append(effect.slot)
             elif isinstance(effect, Seat):
@@ -192,6 +193,14 @@ class Books(RuleBasedStateMachine):
     def a_password_changes(self, i: int) -> None:
         self.perform(self.pools[i].retire(self.now))
 
+    @rule(i=some_pool)
+    def a_pool_is_paused(self, i: int) -> None:
+        self.perform(self.pools[i].pause(self.now))
+
+    @rule(i=some_pool)
+    def a_pool_is_resumed(self, i: int) -> None:
+        self.perform(self.pools[i].resume(self.now))
+
     @precondition(lambda self: len(self.pools) > 1)
     @rule(i=some_pool)
     def a_pool_is_drained(self, i: int) -> None:
@@ -240,6 +249,9 @@ class Books(RuleBasedStateMachine):
             assert is_starving == (pool.shortfall(self.now) > 0)
             due_at = max(self.now, next_deadline(pool, self.now))
             assert pool.wake_at <= due_at + KEEP_IDLE_S * is_starving
+            if pool.is_paused:
+                assert not pool.idle
+                continue
             if not pool.waiters or pool.opening or pool.active:
                 continue
             if self.now < pool.backoff.retry_at:
@@ -259,6 +271,8 @@ class Books(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """From any state: when logins succeed and clients give back, every waiter is served."""
+        for pool in self.pools:
+            self.perform(pool.resume(self.now))
         for _ in range(100):
             if not any(self.queues.values()) and not self.want_to_listen:
                 return

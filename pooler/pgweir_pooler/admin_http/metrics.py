@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import (
 
 from pgweir_pooler.admin_http.books import TenantBooks
 from pgweir_pooler.admin_http.exposition import Format, write
-from pgweir_pooler.admin_http.slices import Slices
 from pgweir_pooler.admin_http.tally import closes_of, counter_of, histogram_of
+from pgweir_pooler.slices import Slices
 from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 
 if TYPE_CHECKING:

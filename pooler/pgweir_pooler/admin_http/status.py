@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgweir_contract.json_form import render
 from pgweir_contract.status import InstanceStatus, PoolStatus, Problem, Status, TenantStatus
-from pgweir_pooler.admin_http.slices import Slices
+from pgweir_pooler.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -33,8 +33,7 @@ def idle_deadline(pool: PoolLedger, now: float) -> float:
 def next_deadline(pool: PoolLedger, now: float) -> float:
     """The value of `wake_at` after a tick; later than now, for `tick` has done all that was due."""
     deadline = idle_deadline(pool, now)
-    if pool.waiters and pool.limits.queue_timeout_s:
-        deadline = min(deadline, pool.oldest_asked_at() + pool.limits.queue_timeout_s)
+    deadline = min(deadline, refusal_deadline(pool))
     if pool.listening.wanted and pool.limits.queue_timeout_s:
         deadline = min(deadline, next(iter(pool.listening.wanted.values())) + pool.limits.queue_timeout_s)
     if now < pool.backoff.retry_at and (pool.waiters or pool.is_below_minimum()):
@@ -48,10 +47,17 @@ def next_deadline(pool: PoolLedger, now: float) -> float:
 
 def refuse_late_waiters(pool: PoolLedger, now: float, effects: list[Effect]) -> None:
     """Takes those out of the queue who waited for the pool's `queueTimeout`."""
-    timeout_s = pool.limits.queue_timeout_s
-    while timeout_s and pool.oldest_asked_at() + timeout_s <= now:
+    while refusal_deadline(pool) <= now:
         waiter, _ = pool.waiters.popitem(last=False)
         effects.append(Refuse(waiter, _queue_timeout(pool)))
+
+
+def refusal_deadline(pool: PoolLedger) -> float:
+    """When the oldest waiter has waited too long. A pause does not count: whoever it held has the whole time again."""
+    timeout_s = pool.limits.queue_timeout_s
+    if not timeout_s or not pool.waiters or pool.is_paused:
+        return inf
+    return max(pool.oldest_asked_at(), pool.resumed_at) + timeout_s
 
 
 def _queue_timeout(pool: PoolLedger) -> QueueTimeout:

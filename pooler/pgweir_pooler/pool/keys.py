@@ -36,6 +36,7 @@ class CloseReason(Enum):
     EVICTED = "evicted"  # another pool of the same instance needed the place
     RESIZED = "resized"  # the pool or its instance was made smaller
     RETIRED = "retired"  # opened for an endpoint or a password that has changed since
+    PAUSED = "paused"  # the pool is paused: nothing is lent, no server is kept
     DRAINED = "drained"  # the pool goes away
     CLIENT_GONE = "client_gone"  # the client left in mid-transaction and the server could not be saved
     CLIENT_STALLED = "client_stalled"

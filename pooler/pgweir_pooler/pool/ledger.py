@@ -24,6 +24,7 @@ from pgweir_pooler.pool.backoff import Backoff
 from pgweir_pooler.pool.deadlines import idle_deadline, next_deadline, refuse_late_waiters
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.listening import ListeningPlaces
+from pgweir_pooler.pool.reasons import reason_to_close, reason_to_refuse
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class PoolLedger:
         "generation",
         "idle",
         "instance",
+        "is_paused",
         "jitter",
         "key",
         "limits",
         "listening",
         "opening",
         "refusal",
+        "resumed_at",
         "size",
         "waiters",
         "wake_at",
@@ -77,6 +80,8 @@ class PoolLedger:
         self.listening = ListeningPlaces(self)
         self.backoff = Backoff(jitter)
         self.refusal: PoolerError | None = None  # set by `drain`, for good
+        self.is_paused = False  # nothing is lent nor kept; waiters stay, without an error and without a timeout
+        self.resumed_at = -inf
         self.wake_at = 0.0 if limits.min_idle else inf
         instance.pools[self] = None
 
@@ -102,7 +107,7 @@ class PoolLedger:
         slot = self.take()
         if slot is not None:
             return [Grant(waiter, slot, now)]
-        error = self.refusal or self._reason_to_refuse(now)
+        error = self.refusal or reason_to_refuse(self, now)
         if error is not None:
             return [Refuse(waiter, error)]
         assert waiter not in self.waiters
@@ -128,7 +133,7 @@ class PoolLedger:
         if slot not in self.active:
             raise KeyError(slot)
         effects: list[Effect] = []
-        reason = self._reason_to_close(slot, now)
+        reason = reason_to_close(self, slot, now)
         if reason is None and self.instance.has_better_claim(self, now):
             reason = CloseReason.EVICTED
         self._lend_rest_or_close(slot, reason, now, effects)
@@ -162,7 +167,7 @@ class PoolLedger:
         self.active[slot] = None
         if slot.generation == self.generation:
             self.backoff.forget()
-        self._lend_rest_or_close(slot, self._reason_to_close(slot, now), now, effects)
+        self._lend_rest_or_close(slot, reason_to_close(self, slot, now), now, effects)
         self.wake_by(idle_deadline(self, now))
         self.settle(now, effects)
         self.wake_for_minimum(now)
@@ -178,7 +183,7 @@ class PoolLedger:
         effects: list[Effect] = []
         if slot.generation == self.generation:  # else it says nothing about the endpoint and password of today
             self.backoff.failed(error, now)
-            refusal = self._reason_to_refuse(now)
+            refusal = reason_to_refuse(self, now)
             if refusal is not None:
                 self._refuse_all(refusal, effects)
         self.settle(now, effects)
@@ -283,6 +288,24 @@ class PoolLedger:
         self.settle(now, effects)
         return effects
 
+    def pause(self, now: float) -> Sequence[Effect]:
+        """Lends nothing until `resume`. Servers close when idle or at their return; waiters are held."""
+        self.is_paused = True
+        effects: list[Effect] = []
+        self._close_all(CloseReason.PAUSED, now, effects)
+        self.settle(now, effects)
+        return effects
+
+    def resume(self, now: float) -> Sequence[Effect]:
+        """Ends the pause, if there is one."""
+        if not self.is_paused:
+            return NOTHING
+        self.is_paused = False
+        self.resumed_at = self.wake_at = now  # as in `resize`
+        effects: list[Effect] = []
+        self.settle(now, effects)
+        return effects
+
     def expire_active(self, count: int) -> int:
         """Has up to `count` lent servers closed at their next return; how many."""
         expired = 0
@@ -311,13 +334,13 @@ class PoolLedger:
     def shortfall(self, now: float) -> int:
         """How many servers the pool should open for its waiters, and to listen with, now."""
         listeners = len(self.listening.wanted)
-        if now < self.backoff.retry_at or self.refusal is not None:
+        if now < self.backoff.retry_at or self.refusal is not None or self.is_paused:
             return listeners
         return listeners + max(0, min(len(self.waiters) - len(self.opening), self.size - self.total()))
 
     def is_below_minimum(self) -> bool:
         """Whether servers should be opened though nobody waits."""
-        return self.refusal is None and self.total() < min(self.limits.min_idle, self.size)
+        return self.refusal is None and not self.is_paused and self.total() < min(self.limits.min_idle, self.size)
 
     # --- below: parts of the above
 
@@ -357,21 +380,6 @@ class PoolLedger:
             del self.active[slot]
             slot.idle_since = now
             self.idle.append(slot)
-
-    def _reason_to_close(self, slot: Slot, now: float) -> CloseReason | None:
-        if self.refusal is not None:
-            return CloseReason.DRAINED
-        if slot.generation != self.generation:
-            return CloseReason.RETIRED
-        if self.total() > self.size or self.instance.is_over_limit() or slot.expires_at == -inf:
-            return CloseReason.RESIZED
-        return CloseReason.LIFETIME if slot.expires_at <= now else None
-
-    def _reason_to_refuse(self, now: float) -> PoolerError | None:
-        """The last login's error, while there is nothing to wait for."""
-        if now >= self.backoff.retry_at or self.has_servers() or self.backoff.is_starting_up:
-            return None
-        return self.backoff.error
 
     def _refuse_all(self, error: PoolerError, effects: list[Effect]) -> None:
         effects.extend([Refuse(waiter, error) for waiter in self.waiters])

@@ -21,6 +21,7 @@ from pgweir_pooler.pool.instance import Instance
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.ledger import PoolLedger
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Renew, Seat, Slot
+from pgweir_pooler.pool.watches import Watches, holds_retired, holds_server
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Pool:
         "_now",
         "_timer",
         "_timer_at",
+        "_watches",
         "closed",
         "connect",
         "counters",
@@ -75,6 +77,7 @@ class Pool:
         self._connects: dict[Slot, asyncio.Task[Connection]] = {}  # removed by _connect_ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._watches = Watches()
         instance.pools[self.ledger] = self
         self.arm()
 
@@ -198,6 +201,22 @@ class Pool:
         """Refuses waiters of now and later with `error` and closes servers as they become free; see `closed`."""
         self._carry_out(self.ledger.drain(error, self._now()))
 
+    def pause(self) -> None:
+        """Lends nothing until `resume`; transactions that run go on. See `emptied`."""
+        self._carry_out(self.ledger.pause(self._now()))
+
+    def resume(self) -> None:
+        """Ends a pause, if there is one."""
+        self._carry_out(self.ledger.resume(self._now()))
+
+    def emptied(self) -> asyncio.Future[None]:
+        """Done as soon as PostgreSQL sees no server of this pool, which comes about by `pause` or `drain`."""
+        return self._watches.until_not(holds_server, self.ledger, self._loop.create_future())
+
+    def renewed(self) -> asyncio.Future[None]:
+        """Done as soon as no server of before the last `retire` is left."""
+        return self._watches.until_not(holds_retired, self.ledger, self._loop.create_future())
+
     # --- numbers for status and metrics
 
     @property
@@ -270,6 +289,8 @@ class Pool:
             self.instance.perform(effects)
         if self.ledger.wake_at < self._timer_at:
             self.arm()
+        if self._watches:
+            self._watches.look(self.ledger)
         if self.ledger.refusal is not None and self.ledger.is_empty and not self.closed.done():
             self._end()
 

@@ -5,12 +5,16 @@ The books (`ledger`, `instance_ledger`) keep connections and waiters but never c
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.pool.keys import CloseReason
     from pgweir_pooler.pool.ledger import PoolLedger
+
+
+_ids = count(1)
 
 
 class Connection(Protocol):
@@ -45,9 +49,10 @@ class Slot:
     Its state is the collection of its pool that it sits in, and nothing here repeats that.
     """
 
-    __slots__ = ("connection", "expires_at", "generation", "idle_since", "opened_at", "pool")
+    __slots__ = ("connection", "expires_at", "generation", "id", "idle_since", "opened_at", "pool")
 
     def __init__(self, pool: PoolLedger, generation: int) -> None:
+        self.id = next(_ids)  # for people
         self.pool = pool
         self.generation = generation  # of the pool when the slot was made; an older one is not lent again
         self.connection: Connection | None = None  # set once, by `opened`
