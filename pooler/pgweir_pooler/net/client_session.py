@@ -240,7 +240,7 @@ class ClientSession(ClientConnection):
             Boundary(self, server, asks).begin()
         elif self.pins:
             server.feed_rest()
-            self.stream.loan_ended()
+            self._end_loan()
             self.deliver_mail()
             if self._closing_error is not None:
                 self.close(self._closing_error)
@@ -249,6 +249,18 @@ class ClientSession(ClientConnection):
             server.feed_rest()
         else:
             self._release(server)
+
+    def _end_loan(self) -> None:
+        """The server goes back, or would if the client were not pinned to it."""
+        stream = self.stream
+        statements = stream.statements
+        if statements is not None and statements.binds + statements.client_parses:
+            counters = self.held.counters
+            counters.client_parses += statements.client_parses
+            counters.server_parses += statements.server_parses
+            counters.binds += statements.binds
+            statements.client_parses = statements.server_parses = statements.binds = 0
+        stream.loan_ended()
 
     def _count(self, backend: "BackendStream") -> None:
         """Takes over what has been counted since the last time, and names that may be settings'."""
@@ -318,7 +330,7 @@ class ClientSession(ClientConnection):
 
     def return_server(self, server: ServerConnection) -> None:
         """What is to be known of the server is known: it goes back, unless the client is pinned to it."""
-        self.stream.loan_ended()
+        self._end_loan()
         self._count_pins(self.pins)
         if self.pins:
             self.keep(server)
@@ -360,7 +372,7 @@ class ClientSession(ClientConnection):
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
-        self.stream.loan_ended()
+        self._end_loan()
         server.stream.pipeline.statements.unnamed = None
         if self._stall_watch is not None:
             self._stop_stall_watch()
