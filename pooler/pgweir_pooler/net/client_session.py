@@ -19,7 +19,7 @@ from pgweir_pooler.session.frontend_stream import FOR_COPY, says_goodbye
 from pgweir_pooler.session.session_state import custom_names
 from pgweir_pooler.session.suspicion import SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
-from pgweir_pooler.wire.framing import IDLE, QUERY
+from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,19 @@ class ClientSession(ClientConnection):
             self.resume_reading()
         self._started = self._transaction_started = now
         stream = self.stream  # `_forward`, without the call and what cannot be yet
+        size = len(pending)
+        if (
+            stream.is_at_start
+            and size > HEADER_SIZE
+            and read_header(pending, 0) == (QUERY, size - 1)
+            and pending.find(b"(") < 0
+        ):
+            # `FrontendStream.receive` would come to the same: a server that is lent skips nothing.
+            stream.text = pending
+            server.stream.pipeline.owed.append(QUERY)
+            self.held.counters.bytes_from_clients += size
+            server.transport.write(pending)
+            return
         out = stream.receive(pending, server.stream.pipeline)
         self.held.counters.bytes_from_clients += len(out)
         server.transport.write(out)

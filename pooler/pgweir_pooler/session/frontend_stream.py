@@ -133,12 +133,12 @@ class FrontendStream:
             and read_header(data, 0)[1] == end - 1
         ):
             # One whole Query, by far the most common case.
-            if self._table is not None:
+            if data.find(b"(") >= 0 and self._table is not None:  # `asks_of` without the call
                 asks = asks_of(data)
                 if asks:
                     self.asks |= asks
                     self.is_at_start = False
-                self.text = data if end < _TEXT_LIMIT else b""
+            self.text = data if end < _TEXT_LIMIT else b""
             pipeline.owed.append(QUERY)
             return data
         out = self._receive(data, pipeline)
@@ -193,6 +193,8 @@ class FrontendStream:
         self.remaining = 0
         self._is_dropping = False
         shares = self._table is not None
+        if shares:
+            self._note_text(data, is_first=not pipeline.owed)
         parts: list[bytes] = []
         while pos < end:
             if end - pos < HEADER_SIZE:
@@ -234,11 +236,8 @@ class FrontendStream:
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table)
-        if tag == PARSE or tag == BIND:
-            if tag == PARSE and self._stops_for_replay(data, pos, after):
-                return begin
-            self._note_text(data, pos, after, is_first=not pipeline.owed)
-            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
+        if tag == PARSE and self._stops_for_replay(data, pos, after):
+            return begin
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
             return begin
@@ -260,7 +259,6 @@ class FrontendStream:
         if self._stops_for_replay(data, pos, after):
             return False
         self.asks |= asks_of(data[pos:after])
-        self._note_text(data, pos, after, is_first=not pipeline.owed)
         if self.statements is not None:
             self.statements.unnamed = pipeline.statements.unnamed = None
         pipeline.owed.append(QUERY)
@@ -273,10 +271,14 @@ class FrontendStream:
         else:
             self._is_malformed(tag, length)
 
-    def _note_text(self, data: bytes, pos: int, after: int, *, is_first: bool) -> None:
-        """Keeps the message, behind those that are not answered yet."""
-        text = data[pos : min(after, pos + _TEXT_LIMIT)]
-        self.text = text if is_first else (self.text + text)[-_TEXT_LIMIT:]
+    def _note_text(self, data: bytes, *, is_first: bool) -> None:
+        """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
+        if len(data) >= _TEXT_LIMIT:
+            data = data[:_TEXT_LIMIT]
+        self.text = data if is_first else (self.text + data)[-_TEXT_LIMIT:]
+        statements = self.statements
+        if statements is not None:
+            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
 
     def _stops_for_replay(self, data: bytes, pos: int, after: int) -> bool:
         statements = self.statements
