@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pgweir_pooler.errors import (
     ClientStalled,
     PoolerError,
+    QueryCanceled,
     ServerLost,
     Terminated,
     TransactionInStatementMode,
@@ -26,9 +27,10 @@ from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import LISTEN_REFUSED
 from pgweir_pooler.session.frontend_stream import FrontendStream, says_goodbye
+from pgweir_pooler.session.waiting_batch import first_batch_size
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
-from pgweir_pooler.wire.messages import error_response_for
+from pgweir_pooler.wire.messages import error_response_for, ready_for_query
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
@@ -82,7 +84,7 @@ class ClientSession(PausableProtocol):
         identity: "Identity",
         settings: "Settings",
         mode: int,
-        key: int,
+        key: bytes,
     ) -> None:
         super().__init__()
         self.clients = clients
@@ -91,7 +93,7 @@ class ClientSession(PausableProtocol):
         self.identity = identity
         self.settings = settings
         self.mode = mode
-        self.key = key  # process id and secret as one number: what a CancelRequest must carry
+        self.key = key  # process id and secret: what a CancelRequest must carry
         self.stream = FrontendStream(keeps_names=mode == SESSION)
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
@@ -235,6 +237,10 @@ class ClientSession(PausableProtocol):
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         """The claimed server has our settings, or could not take them."""
+        if self._claimed is not server:  # the query that it was claimed for has been cancelled
+            server.stream.is_tainted |= bool(error)
+            server.release()
+            return
         self._claimed = None
         if server.is_lost:
             if self._is_closing:
@@ -256,7 +262,37 @@ class ClientSession(PausableProtocol):
             self._lost_in_a_row = 0
             self.granted(server, monotonic())
 
+    def cancel_wait(self) -> None:
+        """A CancelRequest that found us without a server: the query that waits for one is answered as cancelled."""
+        size = first_batch_size(self._pending) if self._is_waiting and not self._is_closing else 0
+        if not size:
+            return
+        rest, self._pending = self._pending[size:], b""
+        self._is_waiting = self._is_held_up = False
+        if self._claimed is None:
+            self.pool.abandon(self)
+        self._claimed = None  # `_applied` gives it back
+        error = QueryCanceled()
+        self.clients.counters.error(error.code)
+        self.transport.write(error_response_for(error) + ready_for_query())
+        self.resume_reading()
+        if self._closing_error is not None:
+            self.close(self._closing_error)
+        elif rest:
+            self.data_received(rest)
+
     # --- with a server
+
+    @property
+    def query_started(self) -> float:
+        """When the oldest unanswered query was forwarded: another value, another query; 0 when there is none."""
+        return self._started if self.server is not None else 0.0
+
+    def adopt(self, server: ServerConnection) -> None:
+        """Session mode: the client was told the process id of this server, which has its settings, at its login."""
+        self.server = server
+        server.client = self
+        server.stream.is_session_owned = True
 
     def _forward(self, server: ServerConnection, data: bytes) -> None:
         stream = self.stream

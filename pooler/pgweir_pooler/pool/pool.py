@@ -264,6 +264,13 @@ class Pool:
     def waiting(self) -> int:
         return len(self.ledger.waiters)
 
+    def has_place(self) -> bool:
+        """Whether `ask` would not wait for another client: a server is idle, or may be opened now."""
+        ledger = self.ledger
+        if ledger.idle:
+            return True
+        return ledger.total() < ledger.size and not ledger.waiters and self.instance.ledger.has_room()
+
     def oldest_wait_s(self) -> float:
         """How long the oldest waiter has waited; 0 when nobody waits."""
         return max(0.0, self._now() - self.ledger.oldest_asked_at())
