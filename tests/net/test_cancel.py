@@ -11,7 +11,8 @@ from harness.databases import Database
 from harness.messages import error_fields, query
 from harness.raw_client import RawClient, cancel
 from harness.waiting import until
-from net.poolers import NewPooler
+from net.fake_postgres import Backend, FakePostgres
+from net.poolers import NewPooler, is_at_rest
 from pgweir_pooler.net.cancel import CancelSender
 
 if TYPE_CHECKING:
@@ -124,3 +125,42 @@ async def test_cancels_that_race_with_the_end_of_their_query_never_hit_the_next(
     assert task.result() == 150
     victim.close()
     racer.close()
+
+
+async def test_servers_with_one_process_id_on_two_instances_are_told_apart_by_the_secret(
+    pooler: NewPooler, database18: Database
+) -> None:
+    """Session mode shows a server's process id, which is unique on its own instance only."""
+
+    asleep: list[Backend] = []
+
+    async def sleep_if_told(backend: Backend) -> None:
+        backend.log_in()
+        while True:
+            _, body = await backend.receive()
+            if body == b"sleep\0":
+                asleep.append(backend)
+            else:
+                backend.answer(body)
+
+    instances = [FakePostgres(sleep_if_told), FakePostgres(sleep_if_told)]
+    entries = []
+    for name, instance in zip(("one", "two"), instances, strict=True):
+        await instance.start()
+        entry = tenant(database18, name, size=1)
+        upstream = entry.upstream.model_copy(update={"port": instance.port})
+        entries.append(entry.model_copy(update={"upstream": upstream}))
+    process = pooler(*entries)
+    clients = [await RawClient.connect(process.address(entry, listener="session")) for entry in entries]
+    assert [client.pid for client in clients] == [7, 7]
+    for client in clients:
+        client.send(query("sleep"))
+    await until(lambda: len(asleep) == 2, "both work")
+    for client, instance in zip(clients, instances, strict=True):
+        await cancel("127.0.0.1", process.port(), client.pid, client.secret)
+        assert instance.cancel_keys == [b"\0\0\0\7key!"]
+    for client in clients:
+        client.abort()
+    await until(lambda: all(is_at_rest(process, entry) for entry in entries), "all at rest")
+    for instance in instances:
+        await instance.stop()
