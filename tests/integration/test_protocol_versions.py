@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -114,10 +115,8 @@ async def test_session_mode_shows_the_servers_process_id(pooler: NewPooler, data
     process = pooler(entry)
     dsn = process.dsn(entry, listener="session")
     for options in ("", "-c work_mem=5MB", ""):
-        connections = [
-            await psycopg.AsyncConnection.connect(dsn, max_protocol_version=version, options=options, autocommit=True)
-            for _ in range(3)
-        ]
+        connect = partial(psycopg.AsyncConnection.connect, dsn, max_protocol_version=version, options=options)
+        connections = await asyncio.gather(*(connect(autocommit=True) for _ in range(3)))
         for connection in connections:
             row = await (await connection.execute("select pg_backend_pid(), current_setting('work_mem')")).fetchone()
             assert row == (connection.info.backend_pid, "5MB" if options else "4MB")

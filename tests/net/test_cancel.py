@@ -1,7 +1,6 @@
 """A cancel hits the query it was meant for, and nothing else."""
 
 import asyncio
-from typing import TYPE_CHECKING, cast
 
 import psycopg
 import pytest
@@ -13,51 +12,6 @@ from harness.raw_client import RawClient, cancel
 from harness.waiting import until
 from net.fake_postgres import Backend, FakePostgres
 from net.poolers import NewPooler, is_at_rest
-from pgweir_pooler.net.cancel import CancelSender
-
-if TYPE_CHECKING:
-    from pgweir_pooler.net.server_connection import ServerConnection
-
-
-class _Server:
-    """What a CancelSender sees of a server."""
-
-    def __init__(self, port: int) -> None:
-        self.address = ("127.0.0.1", port)
-        self.process_id, self.secret_key = 7, b"key!"
-        self.cancels_under_way = 0
-        self.ended = asyncio.Event()
-
-    def cancel_ended(self) -> None:
-        self.cancels_under_way -= 1
-        self.ended.set()
-
-
-async def test_a_server_counts_as_being_cancelled_from_the_first_moment() -> None:
-    """Else its query may end before the cancel is under way, and the cancel hits the next client's."""
-    arrived = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert await reader.readexactly(16) == b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\7key!"
-        arrived.set()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        server = _Server(listener.sockets[0].getsockname()[1])
-        CancelSender().cancel(cast("ServerConnection", server))
-        assert server.cancels_under_way == 1
-        async with asyncio.timeout(5):
-            await server.ended.wait()
-        assert arrived.is_set()
-        assert server.cancels_under_way == 0
-
-
-async def test_a_cancel_that_reaches_nobody_ends_too() -> None:
-    server = _Server(1)
-    CancelSender().cancel(cast("ServerConnection", server))
-    async with asyncio.timeout(5):
-        await server.ended.wait()
-    assert server.cancels_under_way == 0
 
 
 async def test_psycopg_cancels_its_own_query_only(pooler: NewPooler, database18: Database) -> None:

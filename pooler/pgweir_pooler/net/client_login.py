@@ -224,7 +224,7 @@ class ClientLogin(asyncio.Protocol):
         if asked is not self._held.pool and not self._is_closing:
             self._ask()  # it drains because the tenant has moved: ask where it is now
             return
-        known = self._known()
+        known = self._known() if self._mode == SESSION and not isinstance(error, Terminated) else None
         if known is not None and not self._is_closing:
             self._welcome(known)  # it was asked for the server itself; the first query asks again
             return

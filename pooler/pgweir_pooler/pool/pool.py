@@ -265,11 +265,16 @@ class Pool:
         return len(self.ledger.waiters)
 
     def has_place(self) -> bool:
-        """Whether `ask` would not wait for another client: a server is idle, or may be opened now."""
+        """Whether `ask` would not wait for another client: a server is idle, or can be opened for every waiter."""
         ledger = self.ledger
         if ledger.idle:
             return True
-        return ledger.total() < ledger.size and not ledger.waiters and self.instance.ledger.has_room()
+        waiting = len(ledger.waiters)
+        instance = ledger.instance
+        return (
+            waiting + len(ledger.active) < ledger.size
+            and instance.servers - len(ledger.opening) + waiting < instance.limit
+        )
 
     def oldest_wait_s(self) -> float:
         """How long the oldest waiter has waited; 0 when nobody waits."""
