@@ -58,6 +58,9 @@ COPY_IN: dict[str, Script] = {
     "no table, then given up": [(query("copy nowhere from stdin") + GOOD + FAIL + COUNT, b"Z")],
     "ended by its marker": [(query(IN), b"G"), (GOOD + copy_data(b"\\.\n") + GOOD + COPY_DONE, b"Z"), (COUNT, b"Z")],
     "binary that is text": [(query("copy seen from stdin binary") + GOOD + COPY_DONE + COUNT, b"Z")],
+    "bad data and no end": [(query(IN) + BAD + COUNT + SYNC + COUNT, b"Z")],
+    "bad data and no end, behind a Sync": [(query(IN) + SYNC + BAD + COUNT + SYNC + COUNT, b"Z")],
+    "bad data and no end, then more": [(query(IN) + BAD + start("select 1") + SYNC + query(IN) + FAIL + COUNT, b"Z")],
     "violates a constraint": [(query(IN) + copy_data(b"-1\n") + COPY_DONE + COUNT, b"Z")],
     "Sync and Flush inside": [(query(IN) + GOOD + SYNC + FLUSH + GOOD + COPY_DONE + COUNT, b"Z")],
     "a query inside": [(query(IN) + GOOD + COUNT, b"E"), (COPY_DONE + COUNT, b"Z")],
@@ -112,6 +115,7 @@ EXTENDED: dict[str, Script] = {
     "given up": [(start(IN) + FLUSH, b"G"), (GOOD + FAIL + SYNC, b"Z"), (COUNT, b"Z")],
     "given up as libpq does": [(start(IN) + SYNC, b"G"), (GOOD + FAIL + SYNC, b"Z"), (COUNT, b"Z")],
     "given up, a Sync before it": [(start(IN) + GOOD + SYNC + FAIL + SYNC + COUNT, b"Z")],
+    "bad data and no end": [(start(IN) + BAD + start("select 1") + SYNC + COUNT, b"Z")],
     "no table": [(start("copy nowhere from stdin") + SYNC + GOOD + COPY_DONE + SYNC + COUNT, b"Z")],
     "described": [(parse(IN) + bind() + describe_portal() + execute() + FLUSH, b"G"), (GOOD + COPY_DONE + SYNC, b"Z")],
     "more behind it": [
@@ -176,3 +180,28 @@ SCRIPTS: dict[str, dict[str, Script]] = {
     "copy out": COPY_OUT,
     "function call": FUNCTION_CALLS,
 }
+
+# What a random script is made of.
+ATOMS: list[bytes] = [
+    query(IN),
+    query(f"{IN}; select 1; {IN}"),
+    start(IN),
+    GOOD,
+    BAD,
+    COPY_DONE,
+    FAIL,
+    SYNC,
+    FLUSH,
+    call(INT4PL, b"1", b"2"),
+    call(INT4DIV, b"1", b"0"),
+    COUNT,
+    query("begin"),
+    query("commit"),
+    query("rollback"),
+    query(OUT),
+    start(OUT),
+    parse("selekt"),
+    query("select 1/0"),
+    start("select 5"),
+    start("select 1/0"),
+]
