@@ -1,6 +1,6 @@
 """What scenarios in other languages need: node with its packages, a JVM with compiled classes, PostgreSQL's programs.
 
-What is built goes to `.cache/` under a name that says from what, and is built once: parallel workers wait for each other.
+What is built goes to `.cache/`, under a name that says from what. It is built once: parallel workers wait for it.
 """
 
 import asyncio

@@ -154,7 +154,7 @@ async def large_values(connection: Any) -> None:
 
 async def cancel(connection: Any, target: Target) -> None:
     """A cancelled task and a timeout send a CancelRequest, and asyncpg waits for its effect."""
-    task = asyncio.create_task(connection.fetch("select pg_sleep(60) /* asyncpg waits */"))
+    task = asyncio.create_task(connection.fetch("select pg_sleep(15) /* asyncpg waits */"))
     async with connected(target) as watch:
         while not await watch.fetchval(IS_RUNNING.format(mark="asyncpg waits")):
             pass
@@ -163,7 +163,7 @@ async def cancel(connection: Any, target: Target) -> None:
         await task
     assert await connection.fetchval("select $1::int", 1) == 1
     with pytest.raises(TimeoutError):
-        await connection.fetch("select pg_sleep(60)", timeout=0.1)
+        await connection.fetch("select pg_sleep(15)", timeout=0.1)
     assert await connection.fetchval("select $1::int", 2) == 2
 
 
@@ -171,12 +171,12 @@ async def timeouts(connection: Any, target: Target) -> None:
     await connection.execute("set statement_timeout = '80ms'")
     for _ in range(2):
         with pytest.raises(asyncpg.QueryCanceledError, match="statement timeout"):
-            await connection.fetch("select pg_sleep($1)", 60.0)
+            await connection.fetch("select pg_sleep($1)", 15.0)
     await connection.execute("reset statement_timeout")
     assert await connection.fetchval("show statement_timeout") == "0"
     async with connected(target, server_settings={"statement_timeout": "80"}) as other:
         with pytest.raises(asyncpg.QueryCanceledError, match="statement timeout"):
-            await other.fetch("select pg_sleep($1)", 60.0)
+            await other.fetch("select pg_sleep($1)", 15.0)
         assert await other.fetchval("show statement_timeout") == "80ms"
 
 

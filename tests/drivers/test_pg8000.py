@@ -1,4 +1,4 @@
-"""pg8000 with its defaults: its DB-API has Parse, Describe and Bind each with a Sync of its own, native.prepare names."""
+"""pg8000 with its defaults: its DB-API sends Parse, Describe and Bind each with a Sync; native.prepare uses names."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ def timeouts(connection: Any) -> None:
     cursor.execute("set statement_timeout = '80ms'")
     connection.commit()
     with fails(CANCELLED):
-        cursor.execute("select pg_sleep(60)")
+        cursor.execute("select pg_sleep(15)")
     connection.rollback()
     cursor.execute("reset statement_timeout")
     connection.commit()
@@ -151,7 +151,7 @@ def timeouts(connection: Any) -> None:
 def startup_timeout(target: Target) -> None:
     with pg8000.native.Connection(**options(target), startup_params={"statement_timeout": "80"}) as connection:
         with fails(CANCELLED):
-            connection.run("select pg_sleep(60)")
+            connection.run("select pg_sleep(15)")
         assert connection.run("show statement_timeout") == [["80ms"]]
 
 

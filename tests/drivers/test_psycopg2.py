@@ -144,7 +144,7 @@ def cancel(connection: Any, target: Target) -> None:
 
     def wait() -> None:
         try:
-            one(connection, "select pg_sleep(60) /* psycopg2 waits */")
+            one(connection, "select pg_sleep(15) /* psycopg2 waits */")
         except errors.QueryCanceled as error:
             caught.append(error)
 
@@ -166,7 +166,7 @@ def timeouts(connection: Any, target: Target) -> None:
         cursor.execute("set statement_timeout = '80ms'")
     for _ in range(2):
         with pytest.raises(errors.QueryCanceled, match="statement timeout"):
-            one(connection, "select pg_sleep(60)")
+            one(connection, "select pg_sleep(15)")
         connection.rollback()
     with connection, connection.cursor() as cursor:
         cursor.execute("reset statement_timeout")
@@ -174,7 +174,7 @@ def timeouts(connection: Any, target: Target) -> None:
     connection.commit()
     with contextlib.closing(connect(target, options="-c statement_timeout=80")) as other:
         with pytest.raises(errors.QueryCanceled, match="statement timeout"):
-            one(other, "select pg_sleep(60)")
+            one(other, "select pg_sleep(15)")
         other.rollback()
         assert one(other, one_setting) == ("80ms",)
 

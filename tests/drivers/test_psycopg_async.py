@@ -52,7 +52,7 @@ async def connect(target: Target, **options: Any) -> Connection:
 
 
 async def one(connection: Connection, sql: str, *values: object) -> tuple[Any, ...] | None:
-    return await (await connection.execute(sql, values)).fetchone()  # type: ignore[arg-type]
+    return await (await connection.execute(sql, values)).fetchone()
 
 
 async def transactions(connection: Connection) -> None:
@@ -109,7 +109,7 @@ async def large_values(connection: Connection) -> None:
 
 async def cancel(connection: Connection, target: Target) -> None:
     """A cancelled task cancels its query."""
-    task = asyncio.create_task(connection.execute("select pg_sleep(60) /* psycopg task */"))
+    task = asyncio.create_task(connection.execute("select pg_sleep(15) /* psycopg task */"))
     async with await connect(target, autocommit=True) as watch:
         while await one(watch, IS_RUNNING.format(mark="psycopg task")) != (True,):
             pass
@@ -125,11 +125,11 @@ async def timeouts(connection: Connection, target: Target) -> None:
     await connection.execute("set statement_timeout = '80ms'")
     await connection.commit()
     with pytest.raises(errors.QueryCanceled, match="statement timeout"):
-        await connection.execute("select pg_sleep(60)")
+        await connection.execute("select pg_sleep(15)")
     await connection.rollback()
     async with await connect(target, options="-c statement_timeout=80") as other:
         with pytest.raises(errors.QueryCanceled, match="statement timeout"):
-            await other.execute("select pg_sleep(60)")
+            await other.execute("select pg_sleep(15)")
         await other.rollback()
 
 
@@ -147,7 +147,7 @@ async def ddl(target: Target) -> None:
     async with contextlib.AsyncExitStack() as stack:
         owner = await stack.enter_async_context(await connect(target, autocommit=True))
         for statement in SHAPES:
-            await owner.execute(statement)  # type: ignore[arg-type]
+            await owner.execute(statement)
         readers = [await stack.enter_async_context(await connect(target)) for _ in range(READERS)]
 
         async def all_read(row_expected: object, value_expected: object, times: int) -> None:

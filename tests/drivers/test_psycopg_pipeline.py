@@ -81,12 +81,12 @@ def errors_and_what_follows(connection: Connection) -> None:
         connection.execute("select 1 / %s::int", (1,))
         connection.execute("select %s::int", (i,))
     for i in range(REPEATS):
-        with pytest.raises(errors.UniqueViolation), connection.pipeline():  # noqa: PT012 - one transaction
+        with pytest.raises(errors.UniqueViolation), connection.pipeline():  # one transaction
             connection.execute("insert into piped values (%s, %s)", (1000, "lost"))
             connection.execute("insert into piped values (%s, %s)", (1, "twice"))
             connection.execute("insert into piped values (%s, %s)", (1001, "skipped"))
         with connection.pipeline() as pipeline:
-            with pytest.raises(errors.DivisionByZero):  # noqa: PT012 - raised by whatever reads the answer first
+            with pytest.raises(errors.DivisionByZero):  # raised by whatever reads the answer first
                 connection.execute("select 1 / %s::int", (0,))
                 connection.execute("select %s::int", (i,))
                 pipeline.sync()
@@ -94,7 +94,7 @@ def errors_and_what_follows(connection: Connection) -> None:
                 pipeline.sync()
             served = connection.execute("select %s::int", (i,))
             assert served.fetchone() == (i,)
-    with pytest.raises(errors.DivisionByZero), connection.pipeline(), connection.transaction():  # noqa: PT012
+    with pytest.raises(errors.DivisionByZero), connection.pipeline(), connection.transaction():
         connection.execute("insert into piped values (%s, %s)", (1002, "lost"))
         connection.execute("select 1 / %s::int", (0,))
         connection.execute("insert into piped values (%s, %s)", (1003, "skipped"))
@@ -112,7 +112,7 @@ def ddl(target: Target) -> None:
     """The cached statements stand in a transaction in a pipeline, twice in each."""
     with connect(target) as owner, connect(target) as reader:
         for statement in SHAPES:
-            owner.execute(statement)  # type: ignore[arg-type]
+            owner.execute(statement)
 
         def rows() -> list[tuple[Any, ...] | None]:
             with reader.pipeline(), reader.transaction():

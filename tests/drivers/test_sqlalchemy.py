@@ -1,4 +1,4 @@
-"""SQLAlchemy 2 on psycopg and on asyncpg, engines and sessions with their defaults; the dialects have caches of their own."""
+"""SQLAlchemy 2 on psycopg and on asyncpg: engines and sessions with their defaults."""
 
 import asyncio
 from typing import Any
@@ -156,7 +156,8 @@ def crud(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(insert(Book), books(1))
         connection.execute(
-            update(Book).where(Book.title == bindparam("old")), [{"old": f"book {i}", "author_id": 2} for i in range(10)]
+            update(Book).where(Book.title == bindparam("old")),
+            [{"old": f"book {i}", "author_id": 2} for i in range(10)],
         )
     with engine.connect() as connection:
         for i in range(STATEMENTS):
@@ -174,7 +175,7 @@ def errors(engine: Engine) -> None:
             session.rollback()
             with session.begin_nested():
                 session.add(Author(name=f"nested {i}"))
-            with pytest.raises(IntegrityError), session.begin_nested():  # noqa: PT012 - a savepoint
+            with pytest.raises(IntegrityError), session.begin_nested():  # a savepoint
                 session.add(Author(name=f"nested {i}"))
                 session.flush()
             session.commit()
@@ -193,7 +194,7 @@ def timeouts(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("set local statement_timeout = '80ms'"))
         with pytest.raises(DBAPIError) as caught:
-            connection.execute(text("select pg_sleep(60)"))
+            connection.execute(text("select pg_sleep(15)"))
         assert sqlstate(caught.value) == CANCELLED
         connection.rollback()
         assert connection.scalar(text("show statement_timeout")) == "0"
@@ -213,8 +214,8 @@ def ddl(engine: Engine) -> None:
         for change, row in (("select 1", BEFORE), (ADD_COLUMN, WITH_COLUMN), (INT_TO_FLOAT, WITH_FLOAT)):
             with engine.begin() as owner:
                 owner.execute(text(change))
-            assert settled(lambda: read(reader, ROW), is_stale) == row  # noqa: B023 - called at once
-            assert settled(lambda: read(reader, VALUE), is_stale) == row[1:2]  # noqa: B023
+            assert settled(lambda: read(reader, ROW), is_stale) == row
+            assert settled(lambda: read(reader, VALUE), is_stale) == row[1:2]
             for _ in range(REPEATS):
                 assert read(reader, ROW) == row
                 assert read(reader, VALUE) == row[1:2]
@@ -268,7 +269,7 @@ async def errors_async(engine: AsyncEngine) -> None:
             await session.rollback()
             async with session.begin_nested():
                 session.add(Author(name=f"nested {i}"))
-            with pytest.raises(IntegrityError):
+            with pytest.raises(IntegrityError):  # a savepoint
                 async with session.begin_nested():
                     session.add(Author(name=f"nested {i}"))
                     await session.flush()
@@ -288,7 +289,7 @@ async def timeouts_async(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("set local statement_timeout = '80ms'"))
         with pytest.raises(DBAPIError) as caught:
-            await connection.execute(text("select pg_sleep(60)"))
+            await connection.execute(text("select pg_sleep(15)"))
         assert sqlstate(caught.value) == CANCELLED
         await connection.rollback()
         assert await connection.scalar(text("show statement_timeout")) == "0"
@@ -308,8 +309,8 @@ async def ddl_async(engine: AsyncEngine) -> None:
         for change, row in (("select 1", BEFORE), (ADD_COLUMN, WITH_COLUMN), (INT_TO_FLOAT, WITH_FLOAT)):
             async with engine.begin() as owner:
                 await owner.execute(text(change))
-            assert await settled_async(lambda: read(reader, ROW), is_stale) == row  # noqa: B023 - called at once
-            assert await settled_async(lambda: read(reader, VALUE), is_stale) == row[1:2]  # noqa: B023
+            assert await settled_async(lambda: read(reader, ROW), is_stale) == row
+            assert await settled_async(lambda: read(reader, VALUE), is_stale) == row[1:2]
             for _ in range(REPEATS):
                 assert await read(reader, ROW) == row
                 assert await read(reader, VALUE) == row[1:2]

@@ -224,7 +224,7 @@ public final class Matrix {
       Future<?> waiting =
           thread.submit(
               () -> {
-                fails("57014", () -> statement.execute("select pg_sleep(60) /* pgjdbc waits */"));
+                fails("57014", () -> statement.execute("select pg_sleep(15) /* pgjdbc waits */"));
                 return null;
               });
       String running =
@@ -244,16 +244,16 @@ public final class Matrix {
   private static void timeouts(Connection connection) throws SQLException {
     execute(connection, "set statement_timeout = '80ms'");
     for (int i = 0; i < 2; i++) {
-      fails("57014", () -> one(connection, "select pg_sleep(?)", 60.0));
+      fails("57014", () -> one(connection, "select pg_sleep(?)", 15.0));
     }
     execute(connection, "reset statement_timeout");
     check("0", one(connection, "show statement_timeout"));
     try (Statement statement = connection.createStatement()) {
       statement.setQueryTimeout(1); // pgjdbc's own: a timer that cancels
-      fails("57014", () -> statement.execute("select pg_sleep(60)"));
+      fails("57014", () -> statement.execute("select pg_sleep(15)"));
     }
     try (Connection other = connect("options", "-c statement_timeout=80")) {
-      fails("57014", () -> one(other, "select pg_sleep(?)", 60.0));
+      fails("57014", () -> one(other, "select pg_sleep(?)", 15.0));
       check("80ms", one(other, "show statement_timeout"));
     }
   }

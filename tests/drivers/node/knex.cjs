@@ -75,11 +75,11 @@ async function largeValues() {
 async function timeouts() {
   await db.transaction(async (trx) => {
     await trx.raw("set local statement_timeout = '80ms'")
-    await s.fails('57014', () => trx.transaction((nested) => nested.raw('select pg_sleep(?)', [60])))
+    await s.fails('57014', () => trx.transaction((nested) => nested.raw('select pg_sleep(?)', [15])))
   })
   // knex cancels by pg_cancel_backend and the pid of its login, which a pooler makes up.
   if (s.where === 'direct') {
-    const waiting = db.raw('select pg_sleep(?)', [60]).timeout(200, { cancel: true })
+    const waiting = db.raw('select pg_sleep(?)', [15]).timeout(200, { cancel: true })
     await assert.rejects(waiting, knex.KnexTimeoutError)
   }
 }

@@ -78,13 +78,13 @@ async function largeValues() {
 
 async function timeouts() {
   await client.query("set statement_timeout = '80ms'")
-  await s.fails('57014', () => client.query('select pg_sleep($1)', [60]))
-  await s.fails('57014', () => client.query('select pg_sleep($1)', [60]))
+  await s.fails('57014', () => client.query('select pg_sleep($1)', [15]))
+  await s.fails('57014', () => client.query('select pg_sleep($1)', [15]))
   await client.query('reset statement_timeout')
   assert.equal((await client.query('show statement_timeout')).rows[0].statement_timeout, '0')
   for (const options of [{ options: '-c statement_timeout=80' }, { statement_timeout: 80 }]) {
     await connected(options, async (other) => {
-      await s.fails('57014', () => other.query('select pg_sleep(60)'))
+      await s.fails('57014', () => other.query('select pg_sleep(15)'))
       assert.equal((await other.query('show statement_timeout')).rows[0].statement_timeout, '80ms')
     })
   }
@@ -137,7 +137,7 @@ async function notifications() {
   })
 }
 
-// pg's pool of 10, in session mode within the pooler's 5; its clients cancel by a connection of their own.
+// pg's pool has 10 clients; in session mode the pooler has 5 servers.
 async function manyClients() {
   await client.query('create table work (client int, n int)')
   await client.end() // in session mode it would keep a server

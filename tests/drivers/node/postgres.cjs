@@ -104,7 +104,7 @@ async function largeValues() {
 }
 
 async function cancel() {
-  const waiting = sql`select pg_sleep(60) /* postgres.js waits */`.execute()
+  const waiting = sql`select pg_sleep(15) /* postgres.js waits */`.execute()
   while (!(await sql.unsafe(s.isRunning('postgres.js waits')))[0].running);
   waiting.cancel()
   await s.fails('57014', () => waiting)
@@ -114,10 +114,10 @@ async function cancel() {
 async function timeouts() {
   await sql.begin(async (tx) => {
     await tx`set local statement_timeout = '80ms'`
-    await s.fails('57014', () => tx.savepoint((sp) => sp`select pg_sleep(${60})`))
+    await s.fails('57014', () => tx.savepoint((sp) => sp`select pg_sleep(${15})`))
   })
   const other = postgres({ max: 1, connection: { statement_timeout: 80 } })
-  await s.fails('57014', () => other`select pg_sleep(${60})`)
+  await s.fails('57014', () => other`select pg_sleep(${15})`)
   assert.equal((await other`show statement_timeout`)[0].statement_timeout, '80ms')
   await other.end()
 }
