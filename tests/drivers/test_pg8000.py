@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,11 +204,10 @@ def notifications(target: Target) -> None:
 
 
 def _heard(listener: Any, count: int) -> None:
-    for _ in range(200):
-        if len(listener.notifications) >= count:
-            return
+    deadline = time.monotonic() + 20
+    while len(listener.notifications) < count:
+        assert time.monotonic() < deadline, f"only {[*listener.notifications]} came"
         listener.run("select 1")
-    raise AssertionError(f"only {[*listener.notifications]} came")
 
 
 def many_clients(target: Target) -> None:
