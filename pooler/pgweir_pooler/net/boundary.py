@@ -14,8 +14,8 @@ from pgweir_pooler.session.session_state import Answer, is_single, question
 from pgweir_pooler.session.settings import changed_parameters
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
-    DEALLOCATED,
     DISCARDED,
+    HIDDEN,
     HOLDABLE,
     LOADED,
     LOCKS,
@@ -33,17 +33,19 @@ if TYPE_CHECKING:
 
 _PINNING = TEMPORARY | HOLDABLE | LOCKS
 _OWN_PREFIX = SERVER_NAME_PREFIX.decode()
+_CANCELED = "57014"
 
 
 class Boundary:
     """One such moment of one client."""
 
-    __slots__ = ("_asks", "_parameters", "_server", "_session")
+    __slots__ = ("_asks", "_parameters", "_server", "_session", "_was_canceled")
 
     def __init__(self, session: "ClientSession", server: ServerConnection, asks: int) -> None:
         self._session = session
         self._server = server
         self._asks = asks
+        self._was_canceled = False
         self._parameters = dict(server.stream.parameters)  # as the client knows them
 
     def begin(self) -> None:
@@ -54,20 +56,27 @@ class Boundary:
             session.errand_failed(ServerLost("the connection to the database was lost"))
             return
         server.stream.asks = 0
-        if asks & DEALLOCATED:
-            server.stream.pipeline.statements.forget()
-            server.sql_names.clear()
-            session.forget_statements()
+        if asks & HIDDEN:
+            server.has_hidden_settings = True
         if asks & DISCARDED:
             session.pins = 0
         session.pins |= asks & LOADED
         if asks & QUESTIONS:
-            server.ask(question(asks, session.custom_names), self._answered)
+            self._ask()
         else:
             self._end()
 
+    def _ask(self, *, is_unhurried: bool = False) -> None:
+        text = question(self._asks, self._session.custom_names, is_unhurried=is_unhurried)
+        self._server.ask(text, self._answered)
+
     def _answered(self, data: bytes, error: dict[str, str]) -> None:
         server = self._server
+        if error.get("C") == _CANCELED and not self._was_canceled and not server.is_lost:
+            # By the client's own statement_timeout, or by a cancel that came too late for its query.
+            self._was_canceled = True
+            self._ask(is_unhurried=True)
+            return
         answer = None
         if not error and not server.is_lost:
             try:

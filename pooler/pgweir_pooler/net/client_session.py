@@ -28,7 +28,7 @@ from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream, says_goodbye
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
-from pgweir_pooler.session.suspicion import LOADED, PIN_REASONS, SETTINGS
+from pgweir_pooler.session.suspicion import DEALLOCATED, LOADED, PIN_REASONS, SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
-    from pgweir_pooler.session.backend_stream import BackendStream
     from pgweir_pooler.session.statements import ClientStatement
     from pgweir_pooler.session.steps import Identity, Settings
 
@@ -287,6 +286,7 @@ class ClientSession(PausableProtocol):
             self._is_release_due = False
             pipeline = server.stream.pipeline
             if pipeline.is_settled and pipeline.status == IDLE:
+                server.stream.asks |= stream.all_asks()  # too late to ask: the client has read that it is ready
                 self._release(server)
 
     def on_answer(self, server: ServerConnection, out: bytes) -> None:
@@ -331,7 +331,7 @@ class ClientSession(PausableProtocol):
         if out:
             self.held.counters.bytes_from_servers += len(out)
             self.transport.write(out)
-        self._count(backend)
+        self._count(server)
         if stream.stop:
             if backend.is_free:
                 server.feed_rest()
@@ -355,10 +355,14 @@ class ClientSession(PausableProtocol):
         else:
             self._release(server)
 
-    def _count(self, backend: "BackendStream") -> None:
+    def _count(self, server: ServerConnection) -> None:
         """Takes over what has been counted since the last time, and names that may be settings'."""
-        if (backend.asks | self.stream.asks) & SETTINGS:
+        backend = server.stream
+        if (backend.asks | self.stream.all_asks()) & SETTINGS:
             self.note_custom_names(custom_names(self.stream.statement_texts()))
+        if backend.asks & DEALLOCATED:
+            backend.asks &= ~DEALLOCATED
+            self._forget_statements(server)
         if backend.ready_count:
             self.ready_at = now = monotonic()
             self.held.counters.queries_ended(
@@ -410,6 +414,7 @@ class ClientSession(PausableProtocol):
         self._is_held_up = True
         self.server = server.client = None
         self._claimed = server
+        server.stream.pipeline.statements.unnamed = None  # a Query of ours drops it
         self._stop_stall_watch()
         server.feed_rest()
 
@@ -430,7 +435,6 @@ class ClientSession(PausableProtocol):
             self.keep(server)
         else:
             self._claimed = None
-            server.stream.pipeline.statements.unnamed = None
             server.release()
         if self._closing_error is not None:
             self.close(self._closing_error)
@@ -461,9 +465,14 @@ class ClientSession(PausableProtocol):
         """What the client has prepared by Parse, by its own names."""
         return self.stream.statements.names if self.stream.statements is not None else {}
 
-    def forget_statements(self) -> None:
-        """The client has dropped all its prepared statements."""
-        self.statement_names().clear()
+    def _forget_statements(self, server: ServerConnection) -> None:
+        """The client has dropped all prepared statements."""
+        pipeline = server.stream.pipeline
+        if self.stream.statements is not None:
+            self.stream.statements.forget(pipeline)
+        else:
+            pipeline.statements.forget()
+        server.sql_names.clear()
         self.sql_statements = {}
         self.stream.replay_wanted(is_wanted=False)
 

@@ -31,6 +31,7 @@ from pgweir_pooler.session.statements import (
     MAX_TEXT_PER_CLIENT,
     ClientStatement,
     Copy,
+    Eviction,
     FirstParse,
     Note,
     Preparation,
@@ -39,10 +40,11 @@ from pgweir_pooler.session.statements import (
     Statement,
     StatementTable,
     Told,
+    ToldCopy,
     UnnamedOwner,
     UnnamedParse,
 )
-from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement
+from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement, forgets
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -80,7 +82,19 @@ _NOTE = Note()
 class ClientStatements(UnnamedOwner):
     """The statements of one client. `table` is that of its pool."""
 
-    __slots__ = ("_awaited", "_text_bytes", "asks", "bound", "is_replayed", "names", "piece", "resume", "table")
+    __slots__ = (
+        "_awaited",
+        "_doomed",
+        "_telling",
+        "_text_bytes",
+        "asks",
+        "bound",
+        "is_replayed",
+        "names",
+        "piece",
+        "resume",
+        "table",
+    )
 
     def __init__(self, table: StatementTable) -> None:
         super().__init__()
@@ -92,7 +106,10 @@ class ClientStatements(UnnamedOwner):
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
+        self._telling: ToldCopy | None = None  # for the Describe that follows the Bind which was read last
         self._text_bytes = 0
+        # What the client had prepared when it sent the DEALLOCATE ALL or DISCARD ALL that is not answered yet.
+        self._doomed: dict[bytes, ClientStatement] | None = None
 
     def loan_ended(self) -> None:
         """The server goes back."""
@@ -100,6 +117,7 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False
         self.bound.clear()
         self._awaited = None
+        self._doomed = None
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
@@ -110,7 +128,13 @@ class ClientStatements(UnnamedOwner):
         if after > len(data):
             return INCOMPLETE  # they are short, and most of it is the name
         if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
-            pipeline.owed.append(tag)
+            if self._telling is None:
+                pipeline.owed.append(tag)
+                if self.unnamed is not None and self.unnamed.told is None:
+                    self.unnamed.was_read = True
+            else:
+                pipeline.expect(TOLD_DESCRIBE, self._telling)
+                self._telling = None
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
         return self._describe(name, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
@@ -130,6 +154,28 @@ class ClientStatements(UnnamedOwner):
         for statement in self.bound:
             self.table.retire(statement)
         self.bound.clear()
+
+    def _note_asks(self, asks: int, text: bytes, pipeline: Pipeline) -> None:
+        if asks & NEEDS_REPLAY:
+            self.note_forgetting(text, pipeline)
+        self.asks |= asks & ~NEEDS_REPLAY
+
+    def note_forgetting(self, text: bytes, pipeline: Pipeline) -> None:
+        """A text that was sent may drop all prepared statements: what is parsed behind it is not meant."""
+        if forgets(text):
+            self._doomed = dict(self.names)
+            pipeline.statements.forget()
+
+    def forget(self, pipeline: Pipeline) -> None:
+        """The server has dropped all prepared statements, the client's among them."""
+        doomed, self._doomed = self._doomed, None
+        if doomed is None:
+            self.names.clear()
+            pipeline.statements.forget()
+            return
+        for name, client in doomed.items():
+            if self.names.get(name) is client:
+                del self.names[name]
 
     # --- Parse
 
@@ -185,12 +231,12 @@ class ClientStatements(UnnamedOwner):
             if after > len(data):
                 return INCOMPLETE
             body = data[begin:after]
-        self.asks |= asks_of_statement(data[begin:after]) & ~NEEDS_REPLAY
+        self._note_asks(asks_of_statement(data[begin:after]), data[begin:after], pipeline)
         self.unnamed = client = ClientStatement(body, None)
         server = pipeline.statements
         server.unnamed = client
         owed = pipeline.owed
-        if not owed or owed[-1] == SYNC or owed[-1] == QUERY:
+        if not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1):
             owed.append(PARSE)
         else:  # an error before it would have it skipped
             pipeline.expect(NAMED_PARSE, UnnamedParse(self, server, client))
@@ -204,9 +250,12 @@ class ClientStatements(UnnamedOwner):
         copy, closed = server.add(statement)
         note = Preparation(server, statement, copy)
         pieces = []
-        for old in (*closed, statement):  # itself: a Parse whose Describe came to nothing may have left it there
-            pipeline.expect(OWN_CLOSE, _NOTE)
+        for old, its_copy in closed:
+            pipeline.expect(OWN_CLOSE, Eviction(server, old, its_copy))
             pieces.append(message(b"C", b"S" + old.name + b"\0"))
+        # Itself, too: a Parse whose Describe came to nothing may have left it there.
+        pipeline.expect(OWN_CLOSE, _NOTE)
+        pieces.append(message(b"C", b"S" + statement.name + b"\0"))
         if registers is None:
             pipeline.expect(OWN_PARSE, note)
         else:
@@ -237,9 +286,9 @@ class ClientStatements(UnnamedOwner):
             return AS_IS
         statement = client.statement
         if statement is None or statement.is_retired:
-            if client.body is None:
+            statement = self._interned(client)
+            if statement is None:
                 return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
         copy = server.copies.get(statement)
@@ -250,14 +299,17 @@ class ClientStatements(UnnamedOwner):
         else:
             server.copies.move_to_end(statement)
         if client.told is not copy:
-            if _is_described(data, after):
-                client.told = copy
-            elif client.told is not None:
-                if copy.shape is None:
-                    return self._await(statement, copy, pos)
-                if client.is_misled_by(copy):
-                    return self._refuse(CachedPlanChanged(), after, pipeline)
-        self.asks |= statement.asks & ~NEEDS_REPLAY
+            if _is_described(data, after, portal=data[pos + HEADER_SIZE : begin]):
+                self._telling = ToldCopy(client, copy)
+            elif client.was_read:
+                return self._refuse(CachedPlanChanged(), after, pipeline)
+            elif client.told is None:
+                client.told = copy  # its Describe may follow, or it has a shape in mind
+            elif copy.shape is None:
+                return self._await(statement, copy, pos)
+            elif client.is_misled_by(copy):
+                return self._refuse(CachedPlanChanged(), after, pipeline)
+        self._note_asks(statement.asks, statement.body, pipeline)
         self.bound.append(statement)
         pipeline.owed.append(BIND)
         length = after - pos - 1 + len(statement.name) - len(name)
@@ -265,6 +317,13 @@ class ClientStatements(UnnamedOwner):
         self.piece = self.piece + head if self.piece else head
         self.resume = stop
         return EDITED
+
+    def _interned(self, client: ClientStatement) -> Statement | None:
+        """The statement that a client's stands for from now on; None when its text was not kept."""
+        if client.body is None:
+            return None
+        client.statement = self.table.intern(client.body, asks_of_statement(client.body))
+        return client.statement
 
     def _await(self, statement: Statement, copy: Copy, pos: int) -> int:
         self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
@@ -284,12 +343,16 @@ class ClientStatements(UnnamedOwner):
             return AS_IS
         statement = client.statement
         if statement is None or statement.is_retired:
-            if client.body is None:
+            statement = self._interned(client)
+            if statement is None:
                 return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
         prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
-        client.told = server.copies[statement]
-        pipeline.owed.append(DESCRIBE)
+        copy = server.copies[statement]
+        if client.told is copy:
+            pipeline.owed.append(DESCRIBE)
+        else:
+            pipeline.expect(TOLD_DESCRIBE, ToldCopy(client, copy))
+        self.bound.append(statement)  # a Describe, too, finds out that the shape is another one
         self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")
         self.resume = after
         return EDITED
@@ -311,6 +374,6 @@ class ClientStatements(UnnamedOwner):
         return EDITED
 
 
-def _is_described(data: bytes, pos: int) -> bool:
-    """Whether the message at `pos` is a Describe of a portal: the client is about to be told the shape."""
-    return data[pos : pos + 1] == b"D" and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"P"
+def _is_described(data: bytes, pos: int, portal: bytes) -> bool:
+    """Whether the message at `pos` is a Describe of this portal: the client is about to be told the shape."""
+    return data[pos : pos + 1] == b"D" and data.startswith(b"P" + portal, pos + HEADER_SIZE)

@@ -261,8 +261,11 @@ class FrontendStream:
             return False
         self.asks |= asks_of(data[pos:after])
         self._note_text(data, pos, after, is_first=not pipeline.owed)
-        if self.statements is not None:
-            self.statements.unnamed = pipeline.statements.unnamed = None
+        statements = self.statements
+        if statements is not None:
+            statements.unnamed = pipeline.statements.unnamed = None
+            if statements.names:
+                statements.note_forgetting(data[pos:after], pipeline)
         pipeline.owed.append(QUERY)
         return True
 

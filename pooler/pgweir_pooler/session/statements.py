@@ -78,18 +78,22 @@ class Copy:
 class ClientStatement:
     """What one client means by a name, or by no name."""
 
-    __slots__ = ("body", "statement", "told")
+    __slots__ = ("body", "statement", "told", "was_read")
 
     def __init__(self, body: bytes | None, statement: Statement | None) -> None:
         self.body = body  # of its Parse message, behind the name; None when it was too long to be kept
         self.statement = statement  # None until it must be prepared by name
         # The copy by whose shape the client reads rows; None while it was told none: then any shape is news to it.
         self.told: Copy | None = None
+        # A portal was described while this was the unnamed statement: the client may know a shape that we do not.
+        self.was_read = False
 
     def is_misled_by(self, copy: Copy) -> bool:
         """Whether rows of this copy would be read by the shape of another one."""
         told = self.told
-        return told is not None and told is not copy and told.shape != copy.shape
+        if told is None or told is copy or told.shape is None:  # the last: its preparation came to nothing
+            return False
+        return told.shape != copy.shape
 
 
 class ServerStatements:
@@ -103,13 +107,13 @@ class ServerStatements:
         # Whose unnamed statement the server has; None when nobody's that is known. Forgotten at the end of a loan.
         self.unnamed: ClientStatement | None = None
 
-    def add(self, statement: Statement) -> tuple[Copy, list[Statement]]:
+    def add(self, statement: Statement) -> tuple[Copy, list[tuple[Statement, Copy]]]:
         """A copy that is about to be prepared, and which ones must be closed to make room."""
         copy = Copy()
         self.copies[statement] = copy
         closed = []
         while len(self.copies) > max(self.limit, 1):
-            closed.append(self.copies.popitem(last=False)[0])
+            closed.append(self.copies.popitem(last=False))
         return copy, closed
 
     def forget(self) -> None:
@@ -253,6 +257,36 @@ class Told(Note):
             copy = Copy()
             copy.shape = shape_of(self._parameters, body)
             self._client.told = copy
+            self._client.was_read = False
+
+
+class ToldCopy(Note):
+    """A client's Describe that tells it the shape of a copy."""
+
+    __slots__ = ("_client", "_copy")
+
+    def __init__(self, client: ClientStatement, copy: Copy) -> None:
+        self._client = client
+        self._copy = copy
+
+    def answered(self) -> None:
+        self._client.told = self._copy
+        self._client.was_read = False
+
+
+class Eviction(Note):
+    """Our Close of a copy that made room for another one."""
+
+    __slots__ = ("_copy", "_server", "_statement")
+
+    def __init__(self, server: ServerStatements, statement: Statement, copy: Copy) -> None:
+        self._server = server
+        self._statement = statement
+        self._copy = copy
+
+    def dropped(self) -> None:
+        if self._server.copies.setdefault(self._statement, self._copy) is self._copy:
+            self._server.copies.move_to_end(self._statement, last=False)
 
 
 class Error(Note):

@@ -25,6 +25,7 @@ LOADED: Final = 64  # a library: it stays until the connection ends
 DISCARDED: Final = 128  # everything the session had is gone: DISCARD ALL
 DEALLOCATED: Final = 256  # all prepared statements are gone
 NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be there before it runs
+HIDDEN: Final = 1024  # settings by names that are in no text of the client's: they cannot be asked for
 EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
 QUESTIONS: Final = EVERYTHING
 
@@ -51,8 +52,8 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"LOAD\0": LOADED,
     b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED,
     b"DISCARD TEMP\0": TEMPORARY,
-    b"CALL\0": EVERYTHING,
-    b"DO\0": EVERYTHING,
+    b"CALL\0": EVERYTHING | HIDDEN,
+    b"DO\0": EVERYTHING | HIDDEN,
     b"CREATE TABLE\0": TEMPORARY,
     b"CREATE TABLE AS\0": TEMPORARY,
     b"CREATE VIEW\0": TEMPORARY,
@@ -74,6 +75,7 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
 
 # Words of statements that need what the client prepared or listens to on the server before they run.
 _NEEDS_REPLAY = re.compile(rb"\b(?:execute|deallocate|prepare|unlisten|discard)\b")
+_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b[^;]*\ball\b")
 _CACHED_TEXT = 2048
 
 
@@ -110,3 +112,8 @@ _remembered = lru_cache(maxsize=4096)(_asks_of_statement)
 def needs_replay(text: bytes) -> bool:
     """Whether the text may name something that the client prepared by SQL, or a channel that it listens to."""
     return _NEEDS_REPLAY.search(text.lower()) is not None
+
+
+def forgets(text: bytes) -> bool:
+    """Whether the text may drop all prepared statements: DEALLOCATE ALL, DISCARD ALL."""
+    return _FORGETS.search(text.lower()) is not None
