@@ -21,6 +21,7 @@ from pgweir_pooler.session.suspicion import (
     LOCKS,
     PREPARED,
     QUESTIONS,
+    RESET,
     SETTINGS,
     TEMPORARY,
 )
@@ -104,7 +105,9 @@ class Boundary:
                 settings["session_authorization"] = answer.session_user
             server.settings = session.clients.interned(tuple(sorted(settings.items())))
             for name, value in session.startup_settings:
-                settings.setdefault(name, value)
+                # A custom setting that was reset is there, and empty, as one that was set to nothing.
+                if name not in settings or (asks & RESET and not settings[name]):
+                    settings[name] = value
             session.settings = session.clients.interned(tuple(sorted(settings.items())))
         if asks & PREPARED:
             self._learn_statements(answer)

@@ -196,7 +196,8 @@ class ClientStatements(UnnamedOwner):
             )
         if after > len(data):
             return INCOMPLETE
-        if name in self.names:
+        known = self.names.get(name)
+        if known is not None and (self._doomed is None or self._doomed.get(name) is not known):
             return self._refuse(DuplicateStatement(name), after, pipeline)
         body = data[stop + 1 : after]
         if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
@@ -212,7 +213,6 @@ class ClientStatements(UnnamedOwner):
         """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
         statement = self.table.intern(body, asks_of_statement(body))
         client = ClientStatement(body, statement)
-        self.names[name] = client
         server = pipeline.statements
         if statement not in server.copies:
             return self._prepare(statement, pipeline, registers=(name, client))
@@ -346,6 +346,8 @@ class ClientStatements(UnnamedOwner):
             statement = self._interned(client)
             if statement is None:
                 return self._refuse(UnknownStatement(name), after, pipeline)
+        if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            return REPLAY
         prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
         copy = server.copies[statement]
         if client.told is copy:

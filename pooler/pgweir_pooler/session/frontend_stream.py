@@ -238,7 +238,7 @@ class FrontendStream:
             if tag == PARSE and self._stops_for_replay(data, pos, after):
                 return begin
             self._note_text(data, pos, after, is_first=not pipeline.owed)
-            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
+        statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
             return begin

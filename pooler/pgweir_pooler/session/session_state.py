@@ -101,7 +101,7 @@ class Answer:
             match kind:
                 case "s":
                     if name not in _NOT_KEPT:
-                        answer.settings[name] = value
+                        answer.settings[name.lower()] = value  # as the startup message's are kept: DateStyle, TimeZone
                 case "r":
                     answer.role = value
                 case "u":

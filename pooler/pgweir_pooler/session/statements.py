@@ -144,16 +144,20 @@ class Note:
 class Registration(Note):
     """A client's Parse: its name is good once the server says so."""
 
-    __slots__ = ("_client", "_name", "_names")
+    __slots__ = ("_before", "_client", "_name", "_names")
 
     def __init__(self, names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> None:
         self._names = names
         self._name = name
         self._client = client
+        self._before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
+        names[name] = client
 
     def dropped(self) -> None:
         if self._names.get(self._name) is self._client:
             del self._names[self._name]
+            if self._before is not None:
+                self._names[self._name] = self._before
 
 
 class Removal(Note):

@@ -26,6 +26,7 @@ DISCARDED: Final = 128  # everything the session had is gone: DISCARD ALL
 DEALLOCATED: Final = 256  # all prepared statements are gone
 NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be there before it runs
 HIDDEN: Final = 1024  # settings by names that are in no text of the client's: they cannot be asked for
+RESET: Final = 2048  # not a suspicion: settings went back to what the session began with
 EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
 QUESTIONS: Final = EVERYTHING
 
@@ -40,7 +41,7 @@ PIN_REASONS: Final[dict[int, str]] = {
 
 ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"SET\0": SETTINGS,
-    b"RESET\0": SETTINGS,
+    b"RESET\0": SETTINGS | RESET,
     b"PREPARE\0": PREPARED,
     b"DEALLOCATE\0": PREPARED,
     b"DEALLOCATE ALL\0": PREPARED | DEALLOCATED,
@@ -50,7 +51,7 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"CLOSE CURSOR\0": HOLDABLE,
     b"CLOSE CURSOR ALL\0": HOLDABLE,
     b"LOAD\0": LOADED,
-    b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED,
+    b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED | RESET,
     b"DISCARD TEMP\0": TEMPORARY,
     b"CALL\0": EVERYTHING | HIDDEN,
     b"DO\0": EVERYTHING | HIDDEN,
