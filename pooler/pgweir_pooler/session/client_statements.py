@@ -301,14 +301,10 @@ class ClientStatements(UnnamedOwner):
         if client.told is not copy:
             if _is_described(data, after, portal=data[pos + HEADER_SIZE : begin]):
                 self._telling = ToldCopy(client, copy)
-            elif client.was_read:
-                return self._refuse(CachedPlanChanged(), after, pipeline)
-            elif client.told is None:
-                client.told = copy  # its Describe may follow, or it has a shape in mind
-            elif copy.shape is None:
-                return self._await(statement, copy, pos)
-            elif client.is_misled_by(copy):
-                return self._refuse(CachedPlanChanged(), after, pipeline)
+            else:
+                verdict = self._check_shape(client, copy, data, pos, after, pipeline)
+                if verdict != AS_IS:
+                    return verdict
         self._note_asks(statement.asks, statement.body, pipeline)
         self.bound.append(statement)
         pipeline.owed.append(BIND)
@@ -318,18 +314,34 @@ class ClientStatements(UnnamedOwner):
         self.resume = stop
         return EDITED
 
+    def _check_shape(
+        self, client: ClientStatement, copy: Copy, data: bytes, pos: int, after: int, pipeline: Pipeline
+    ) -> int:
+        """AS_IS when the client may read rows of this copy, which it is not about to be told of; else the verdict."""
+        statement = client.statement
+        assert statement is not None
+        if client.was_read:
+            return self._refuse(CachedPlanChanged(), after, pipeline)
+        if client.told is None:
+            client.told = copy  # its Describe may follow, or it has a shape in mind
+        elif copy.shape is None:
+            self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
+            self.resume = pos
+            self._awaited = (statement, copy)
+            return STOP
+        elif client.is_misled_by(copy):
+            if copy.number > client.told.number:
+                return self._refuse(CachedPlanChanged(), after, pipeline)
+            self.table.retire(statement)  # this server's copy is of a shape that is no more
+            return self._bind(data, pos, after, pipeline)
+        return AS_IS
+
     def _interned(self, client: ClientStatement) -> Statement | None:
         """The statement that a client's stands for from now on; None when its text was not kept."""
         if client.body is None:
             return None
         client.statement = self.table.intern(client.body, asks_of_statement(client.body))
         return client.statement
-
-    def _await(self, statement: Statement, copy: Copy, pos: int) -> int:
-        self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
-        self.resume = pos
-        self._awaited = (statement, copy)
-        return STOP
 
     # --- Describe and Close of statements
 

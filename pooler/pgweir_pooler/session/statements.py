@@ -15,11 +15,13 @@ A statement is kept by the clients and servers that know it and by nobody else.
 
 from collections import OrderedDict
 from hashlib import blake2b
+from itertools import count
 from weakref import WeakValueDictionary
 
 DEFAULT_MAX_PREPARED = 200
 SERVER_NAME_PREFIX = b"pgweir_"
 _SHAPE_BYTES = 8
+_numbers = count()
 _COLUMN_SIZE = 18  # what follows a column's name in a RowDescription
 # What a client may have prepared at a time; drivers' caches hold 100 to 256 statements.
 MAX_STATEMENTS_PER_CLIENT = 10_000
@@ -69,22 +71,25 @@ class StatementTable:
 class Copy:
     """A statement as one server has prepared it. `shape` stays None until the server has described it."""
 
-    __slots__ = ("shape",)
+    __slots__ = ("number", "shape")
 
     def __init__(self) -> None:
         self.shape: bytes | None = None
+        self.number = next(_numbers)  # of two shapes, that of the later copy is the one of now
 
 
 class ClientStatement:
     """What one client means by a name, or by no name."""
 
-    __slots__ = ("body", "statement", "told", "was_read")
+    __slots__ = ("before", "body", "statement", "told", "was_read")
 
     def __init__(self, body: bytes | None, statement: Statement | None) -> None:
         self.body = body  # of its Parse message, behind the name; None when it was too long to be kept
         self.statement = statement  # None until it must be prepared by name
         # The copy by whose shape the client reads rows; None while it was told none: then any shape is news to it.
         self.told: Copy | None = None
+        # What the name meant before, until PostgreSQL has answered the Parse; else None.
+        self.before: ClientStatement | None = None
         # A portal was described while this was the unnamed statement: the client may know a shape that we do not.
         self.was_read = False
 
@@ -144,35 +149,40 @@ class Note:
 class Registration(Note):
     """A client's Parse: its name is good once the server says so."""
 
-    __slots__ = ("_before", "_client", "_name", "_names")
+    __slots__ = ("_client", "_name", "_names")
 
     def __init__(self, names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> None:
         self._names = names
         self._name = name
         self._client = client
-        self._before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
+        client.before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
         names[name] = client
+
+    def answered(self) -> None:
+        self._client.before = None
 
     def dropped(self) -> None:
         if self._names.get(self._name) is self._client:
             del self._names[self._name]
-            if self._before is not None:
-                self._names[self._name] = self._before
+            if self._client.before is not None:
+                self._names[self._name] = self._client.before
 
 
 class Removal(Note):
-    """A client's Close of a name."""
+    """A client's Close of a name. What follows it in the pipeline may use the name again."""
 
     __slots__ = ("_client", "_name", "_names")
 
     def __init__(self, names: dict[bytes, ClientStatement], name: bytes) -> None:
         self._names = names
         self._name = name
-        self._client = names.get(name)
+        self._client = names.pop(name, None)
 
-    def answered(self) -> None:
-        if self._client is not None and self._names.get(self._name) is self._client:
-            del self._names[self._name]
+    def dropped(self) -> None:
+        if self._client is not None:
+            newer = self._names.setdefault(self._name, self._client)
+            if newer is not self._client:
+                newer.before = self._client  # its Parse is dropped, too
 
 
 class Preparation(Note):
@@ -211,6 +221,10 @@ class FirstParse(Registration):
     ) -> None:
         super().__init__(names, name, client)
         self._preparation = preparation
+
+    def answered(self) -> None:
+        super().answered()
+        self._preparation.answered()
 
     def dropped(self) -> None:
         super().dropped()
