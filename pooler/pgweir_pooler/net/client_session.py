@@ -360,6 +360,8 @@ class ClientSession(PausableProtocol):
         backend = server.stream
         if (backend.asks | self.stream.all_asks()) & SETTINGS:
             self.note_custom_names(custom_names(self.stream.statement_texts()))
+            if self.stream.is_text_cut or len(self.custom_names) >= MAX_CUSTOM_NAMES:
+                server.has_hidden_settings = True
         if backend.asks & DEALLOCATED:
             backend.asks &= ~DEALLOCATED
             self._forget_statements(server)

@@ -44,7 +44,7 @@ from pgweir_pooler.session.statements import (
     UnnamedOwner,
     UnnamedParse,
 )
-from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement, forgets
+from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement, forgets
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -231,7 +231,10 @@ class ClientStatements(UnnamedOwner):
             if after > len(data):
                 return INCOMPLETE
             body = data[begin:after]
-        self._note_asks(asks_of_statement(data[begin:after]), data[begin:after], pipeline)
+        if body is None:  # not all of it can be seen
+            self.asks |= UNTAGGED
+        else:
+            self._note_asks(asks_of_statement(body), body, pipeline)
         self.unnamed = client = ClientStatement(body, None)
         server = pipeline.statements
         server.unnamed = client

@@ -27,6 +27,7 @@ DEALLOCATED: Final = 256  # all prepared statements are gone
 NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be there before it runs
 HIDDEN: Final = 1024  # settings by names that are in no text of the client's: they cannot be asked for
 RESET: Final = 2048  # not a suspicion: settings went back to what the session began with
+UNTAGGED: Final = SETTINGS | TEMPORARY | LOCKS  # what no tag tells of, see `asks_of`
 EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
 QUESTIONS: Final = EVERYTHING
 

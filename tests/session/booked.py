@@ -1,0 +1,30 @@
+"""What a pipeline owes, one letter each."""
+
+from pgweir_pooler.session.pipeline import (
+    KNOWN_PARSE,
+    NAMED_CLOSE,
+    NAMED_PARSE,
+    OWN_CLOSE,
+    OWN_DESCRIBE,
+    OWN_PARSE,
+    REFUSAL,
+    TOLD_DESCRIBE,
+    Pipeline,
+)
+
+# A message that is refused, the client's Parse, Close and Describe with a note, a Parse that is known; then our own.
+_LETTERS = {
+    REFUSAL: "!",
+    NAMED_PARSE: "p",
+    NAMED_CLOSE: "k",
+    TOLD_DESCRIBE: "t",
+    KNOWN_PARSE: "n",
+    OWN_PARSE: "o",
+    OWN_DESCRIBE: "w",
+    OWN_CLOSE: "x",
+}
+
+
+def letters(pipeline: Pipeline) -> str:
+    """Small letters are entries that are no message types."""
+    return "".join(_LETTERS.get(tag) or chr(tag) for tag in pipeline.owed)
