@@ -60,7 +60,7 @@ async def test_a_full_session_is_told_whole_whatever_it_is_set_to(database: Data
         "set search_path = ''",
         "set bytea_output = escape",
         "set default_transaction_read_only = on",
-        "create temp table pg_settings (n int); create temp table pg_locks (n int); set search_path = pg_temp, pg_catalog",
+        "create temp table pg_settings (n int); set search_path = pg_temp, pg_catalog",
     ):
         client = await RawClient.connect(database.address, {"client_encoding": "UTF8"})
         await client.query('create temp table t (n int); select pg_advisory_lock(1); listen "É c"')

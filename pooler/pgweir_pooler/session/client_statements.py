@@ -294,6 +294,9 @@ class ClientStatements(UnnamedOwner):
                 return self._refuse(UnknownStatement(name), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
+        is_described = _is_described(data, after, portal=data[pos + HEADER_SIZE : begin])
+        if client.was_read and not is_described:
+            return self._refuse(CachedPlanChanged(), after, pipeline)
         copy = server.copies.get(statement)
         self.piece = b""
         if copy is None:
@@ -302,7 +305,7 @@ class ClientStatements(UnnamedOwner):
         else:
             server.copies.move_to_end(statement)
         if client.told is not copy:
-            if _is_described(data, after, portal=data[pos + HEADER_SIZE : begin]):
+            if is_described:
                 self._telling = ToldCopy(client, copy)
             else:
                 verdict = self._check_shape(client, copy, data, pos, after, pipeline)
@@ -323,8 +326,6 @@ class ClientStatements(UnnamedOwner):
         """AS_IS when the client may read rows of this copy, which it is not about to be told of; else the verdict."""
         statement = client.statement
         assert statement is not None
-        if client.was_read:
-            return self._refuse(CachedPlanChanged(), after, pipeline)
         if client.told is None:
             client.told = copy  # its Describe may follow, or it has a shape in mind
         elif copy.shape is None:
