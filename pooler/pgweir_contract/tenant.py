@@ -155,6 +155,13 @@ class Access(ContractModel):
     mode: Literal["Open", "Reject"] = "Open"
 
 
+class Listen(ContractModel):
+    """What LISTEN means for clients that share servers."""
+
+    # When notifications may have been lost: the sessions that listen end, or get a warning, which drivers ignore.
+    on_gap: Literal["Disconnect", "Notice"] = "Disconnect"
+
+
 class Auth(ContractModel):
     """Where the users' credentials come from."""
 
@@ -181,6 +188,7 @@ class TenantEntry(ContractModel):
     paused: bool = False
     access: Access = Access()
     auth: Auth = Auth()
+    listen: Listen = Listen()
     parameters: Parameters = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
 from pgweir_pooler.errors import Terminated
+from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
 from pgweir_pooler.pool.pool import Instance, Pool
 from pgweir_pooler.pool.slot import Connection, Slot
@@ -165,6 +166,7 @@ class Directory:
         self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
         self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
+        self.orders = Orders()
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
@@ -206,6 +208,7 @@ class Directory:
         for held in tenant.pools.values():
             self._dismiss(held, "the tenant was removed")
         self._leave_instance(tenant)
+        self.orders.forget_tenant(tenant_id)
 
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         """The pool of an authenticated client; made when it is the first."""
@@ -241,6 +244,8 @@ class Directory:
             lambda pool, slot: self._connect(held, pool, slot),
             held.counters,
         )
+        if self.orders.is_paused(DatabaseKey(who.database, who.tenant)):
+            held.pool.pause()
 
     def _refit(self, tenant: Tenant, key: tuple[str, str], held: TenantPool) -> None:
         """Brings one pool to its tenant's new entry."""

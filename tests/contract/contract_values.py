@@ -10,6 +10,7 @@ from pgweir_contract.models import (
     Assignment,
     Auth,
     Database,
+    Listen,
     PoolOverrides,
     PoolSettings,
     Replica,
@@ -100,6 +101,7 @@ tenants = _of(
     paused=st.booleans(),
     access=_of(Access, mode=st.sampled_from(["Open", "Reject"])),
     auth=_of(Auth, mode=st.sampled_from(["Users", "AuthQuery"])),
+    listen=_of(Listen, on_gap=st.sampled_from(["Disconnect", "Notice"])),
     parameters=st.dictionaries(_names, st.text(max_size=20), max_size=3),
 )
 

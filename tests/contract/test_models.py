@@ -50,6 +50,7 @@ def test_a_plain_entry_has_the_documented_defaults() -> None:
     assert found.upstream.instance == "h:5432"
     assert found.databases[0].server_name == "shop"
     assert found.users[0].login_name == "app"
+    assert found.listen.on_gap == "Disconnect"
 
 
 def test_the_default_listeners_are_transaction_and_session() -> None:

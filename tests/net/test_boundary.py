@@ -225,6 +225,22 @@ async def test_a_named_statement_that_executes_one_of_sqls_follows_its_client(
             await servers.switch()
 
 
+async def test_an_execute_in_the_middle_of_a_pipeline_is_answered(pooler: NewPooler, database: Database) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        received = await batch(client, messages.parse("execute p", "s"), messages.bind(statement="s"))
+        assert (messages.tags(received), sqlstate(received)) == (b"1EZ", "26000")
+        await run(client, "prepare p as select 'mine'")
+        first = messages.parse("select 1", "t") + messages.bind(statement="t") + messages.execute()
+        received = await batch(client, first, messages.parse("execute p"), messages.bind(), messages.execute())
+        assert messages.rows(received) == [[b"1"], [b"mine"]]
+        client.send(messages.query("select 1"), messages.query("execute p"))
+        assert messages.rows([*await client.receive_until(b"Z"), *await client.receive_until(b"Z")]) == [
+            [b"1"],
+            [b"mine"],
+        ]
+
+
 async def test_a_rolled_back_prepare_stays_as_in_postgres(pooler: NewPooler, database: Database) -> None:
     async with TwoServers(pooler, database) as servers:
         client = await servers.connect()

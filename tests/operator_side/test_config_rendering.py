@@ -113,6 +113,11 @@ def test_timeouts_are_set_for_cluster_tenant_database_and_user() -> None:
     assert other.pool.query_timeout == 300
 
 
+def test_what_a_gap_means_to_listening_clients_is_passed_on() -> None:
+    result = rendered(cluster(), tenant(listen={"onGap": "Notice"}), secret())
+    assert result.entries["acme"].listen.on_gap == "Notice"
+
+
 def test_limits_come_from_the_cluster() -> None:
     spec = {"maxClientsPerPod": 7, "loginTimeout": "3s", "clientStallTimeout": "4s", "maxHalfOpenLogins": 9}
     result = rendered(cluster(limits=spec, drain={"timeout": "2s"}, defaultTenant="acme"))

@@ -10,7 +10,7 @@ from harness.messages import message
 from pgweir_pooler.session.backend_stream import BackendStream
 from pgweir_pooler.session.pipeline import OWN_CLOSE, OWN_DESCRIBE, OWN_PARSE, REFUSAL
 from pgweir_pooler.session.statements import Note
-from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS
+from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from wire.splits import cuts, fed_every_way
 
@@ -117,7 +117,17 @@ def test_what_follows_the_freeing_ready_for_query_is_nobodys(places: list[int]) 
 
 @given(cuts)
 def test_only_the_last_of_several_ready_for_query_frees(places: list[int]) -> None:
-    data = done("SELECT 1") + READY + done("BEGIN") + IN_BLOCK + ERROR + message(b"Z", b"E") + done("ROLLBACK") + READY
+    data = (
+        COLUMNS
+        + done("SELECT 1")
+        + READY
+        + done("BEGIN")
+        + IN_BLOCK
+        + ERROR
+        + message(b"Z", b"E")
+        + done("ROLLBACK")
+        + READY
+    )
     seen = read(data, places, "QQQQ")
     assert seen == Seen(data, len(data), b"", 0, 1, 4, 2, False, "", {}, "22012")
     seen = read(data, places, "QQQQS")
@@ -134,14 +144,14 @@ def test_an_extended_pipeline(places: list[int]) -> None:
 
 @given(cuts)
 def test_parameters_are_kept_and_asked_about(places: list[int]) -> None:
-    data = status(b"TimeZone", b"UTC") + status(b"search_path", b"") + done("SELECT 1") + READY
+    data = status(b"TimeZone", b"UTC") + status(b"search_path", b"") + COLUMNS + done("SELECT 1") + READY
     seen = read(data, places)
     assert seen.forwarded == data
     assert seen.asks == SETTINGS
     assert seen.parameters == {b"TimeZone": b"UTC", b"search_path": b""}
 
 
-_HARMLESS = ("SELECT 1", "INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5", "CREATE INDEX")
+_HARMLESS = ("INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5", "CREATE INDEX")
 
 
 @pytest.mark.parametrize("sent", ["Q", "E"])
@@ -157,10 +167,19 @@ def test_command_tags_raise_their_suspicions(sent: str, tag: str, places: list[i
 
 @given(cuts)
 def test_suspicions_add_up(places: list[int]) -> None:
-    data = done("SET") + done("SELECT 1") + done("LOAD") + READY
+    data = done("SET") + COLUMNS + row(b"1") + done("SELECT 1") + done("LOAD") + READY
     seen = read(data, places)
     assert seen.asks == ASKS_BY_TAG[b"SET\0"] | ASKS_BY_TAG[b"LOAD\0"]
     assert (seen.forwarded, seen.freed_at) == (data, len(data))
+
+
+@pytest.mark.parametrize(("sent", "asks"), [("Q", TEMPORARY), ("ES", 0)])
+@given(places=cuts)
+def test_a_select_without_columns_has_made_a_table(sent: str, asks: int, places: list[int]) -> None:
+    """Of an Execute that cannot be told: there the text is searched."""
+    assert read(done("SELECT 1") + READY, places, sent).asks == asks
+    assert read(done("SELECT 1") + COLUMNS + done("SELECT 0") + READY, places).asks == TEMPORARY
+    assert read(COLUMNS + done("SELECT 0") + READY, places).asks == 0
 
 
 @given(cuts)

@@ -101,7 +101,7 @@ async def test_only_what_is_suspected_is_asked(database: Database) -> None:
 async def test_a_timeout_of_the_session_is_not_felt_and_told_as_it_is(database: Database) -> None:
     client = await RawClient.connect(database.address)
     await client.query("set statement_timeout = 1")
-    answers = []
+    answers: list[Answer] = []
     while len(answers) < 5:  # what is left of the first statement takes 0.2 ms, which a busy machine may triple
         with contextlib.suppress(ServerRefusedError):
             answers.append(await ask(client, EVERYTHING, is_unhurried=True))

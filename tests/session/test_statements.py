@@ -228,7 +228,8 @@ def test_the_unnamed_statement_is_gone_when_its_parse_failed() -> None:
     newer = client_statement()
     owner.unnamed = newer
     note.dropped()
-    assert (owner.unnamed, server.unnamed) == (newer, None)
+    assert owner.unnamed is newer
+    assert server.unnamed is None
     note = UnnamedParse(owner, server, newer)
     note.dropped()
     assert owner.unnamed is None

@@ -30,16 +30,27 @@ from pgweir_pooler.session.suspicion import (
         (b"select/**/set_config(/* ( */'a', 'b', false)", SETTINGS),
         (b"select pg_advisory_lock(1)", LOCKS),
         (b"select pg_try_ADVISORY_lock_shared(1, 2)", LOCKS),
-        (b"select 1 into temp t", TEMPORARY),
-        (b"create TEMPORARY table t as select 1", TEMPORARY),
-        (b"select * into pg_temp.t from u", TEMPORARY),
-        (b"select pg_advisory_lock(1), set_config($1, $2, $3) from temp", LOCKS | SETTINGS | TEMPORARY),
+        (b"select pg_advisory_lock(1), set_config($1, $2, $3) from temp", LOCKS | SETTINGS),
         (b"select '(set_config and advisory)'", SETTINGS | LOCKS),  # needless, and cheap
     ],
 )
 def test_texts(text: bytes, asks: int) -> None:
     assert asks_of(text) == asks
-    assert asks_of_statement(text) & ~NEEDS_REPLAY == asks
+    assert asks_of_statement(text) & ~(NEEDS_REPLAY | TEMPORARY) == asks
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        (b"select 1 into temp t", True),
+        (b"create TEMPORARY table t as select 1", True),
+        (b"select * into pg_temp.t from u", True),
+        (b"select 1 from t", False),
+    ],
+)
+def test_a_statement_that_may_make_a_temporary_table(text: bytes, may: bool) -> None:
+    assert bool(asks_of_statement(text) & TEMPORARY) is may
+    assert not asks_of(text) & TEMPORARY  # the answer to a Query tells
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import (
 
 from pgweir_pooler.admin_http.books import TenantBooks
 from pgweir_pooler.admin_http.exposition import Format, write
-from pgweir_pooler.admin_http.slices import Slices
 from pgweir_pooler.admin_http.tally import closes_of, counter_of, histogram_of
+from pgweir_pooler.slices import Slices
 from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def _states(rows: Rows) -> Iterator[Metric]:
             servers.add_metric([tenant, "idle"], row.present.servers_idle)
             servers.add_metric([tenant, "opening"], row.present.servers_opening)
             servers.add_metric([tenant, "closing"], row.present.servers_closing)
+            servers.add_metric([tenant, "listening"], row.present.servers_listening)
         yield servers
     text = "How long the client that waits longest has waited for a server; 0 when nobody waits."
     for chunk in _chunks(rows, _COUNTER_TENANTS):

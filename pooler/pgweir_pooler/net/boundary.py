@@ -1,19 +1,20 @@
 """Between the end of a client's transaction and the return of its server: what has become of the session.
 
-Something that the client ran may have left settings, prepared statements, temporary tables, cursors or locks behind.
-PostgreSQL is asked, on the same server and before the client reads that it is ready. Settings and statements become the
-client's and are brought to whatever server it gets next; what cannot move pins the client to this server until it is
-gone.
+Something that the client ran may have left settings, prepared statements, channels, temporary tables, cursors or locks
+behind. PostgreSQL is asked, on the same server and before the client reads that it is ready. Settings and statements
+become the client's and are brought to whatever server it gets next; its channels become those of the listening server;
+what cannot move pins the client to this server until it is gone.
 """
 
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import ServerLost
+from pgweir_pooler.errors import PoolerError, ServerLost
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
-from pgweir_pooler.session.session_state import Answer, is_single, question
+from pgweir_pooler.session.session_state import Answer, is_single, question, quoted
 from pgweir_pooler.session.settings import changed_parameters
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
+    CHANNELS,
     DISCARDED,
     HIDDEN,
     HOLDABLE,
@@ -27,7 +28,7 @@ from pgweir_pooler.session.suspicion import (
 )
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import PARSE, QUERY, SYNC
-from pgweir_pooler.wire.messages import message, query, ready_for_query
+from pgweir_pooler.wire.messages import error_response_for, message, query, ready_for_query
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
@@ -41,13 +42,14 @@ _MAX_CANCELS = 10  # a statement_timeout of 1 ms is felt by one question in a fe
 class Boundary:
     """One such moment of one client."""
 
-    __slots__ = ("_asks", "_cancels", "_parameters", "_server", "_session")
+    __slots__ = ("_asks", "_cancels", "_channels", "_parameters", "_server", "_session")
 
     def __init__(self, session: "ClientSession", server: ServerConnection, asks: int) -> None:
         self._session = session
         self._server = server
         self._asks = asks
         self._cancels = 0  # how often the question was cancelled
+        self._channels: frozenset[bytes] = frozenset()  # what the client listens to from now on
         self._parameters = dict(server.stream.parameters)  # as the client knows them
 
     def begin(self) -> None:
@@ -112,6 +114,11 @@ class Boundary:
             session.settings = session.clients.interned(tuple(sorted(settings.items())))
         if asks & PREPARED:
             self._learn_statements(answer)
+        if asks & CHANNELS:
+            self._channels = frozenset(name.encode() for name in answer.channels)
+            if not (server.has_channels or asks & DISCARDED):
+                self._channels |= session.channels  # LISTEN adds to them; it was told of none that there were before
+            server.has_channels = bool(answer.channels)
         session.pins = session.pins & ~(asks & _PINNING) | answer.found
 
     def _learn_statements(self, answer: Answer) -> None:
@@ -127,7 +134,6 @@ class Boundary:
             session.pins &= ~PREPARED
         else:
             session.pins |= PREPARED  # its text is part of a longer one, which must not run again
-        session.stream.replay_wanted(is_wanted=bool(by_sql))
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost or error or self._session.is_closing:
@@ -145,8 +151,35 @@ class Boundary:
         self._session.errand_failed(error_of(error))
 
     def _end(self) -> None:
-        self._session.transport.write(ready_for_query())
-        self._session.errand_ended(self._server)
+        if not self._asks & CHANNELS:
+            self._session.return_server(self._server)
+            self._tell()
+        elif self._server.has_channels:
+            self._server.run_errand(query(b"UNLISTEN *"), (QUERY,), self._unlistened)
+        else:
+            self._unlistened(self._server, {})
+
+    def _unlistened(self, server: ServerConnection, error: dict[str, str]) -> None:
+        """The listening server listens for the client, not this one."""
+        session = self._session
+        if server.is_lost or error or session.is_closing:
+            self._fail(error)
+            return
+        server.has_channels = False
+        server.stream.asks = 0
+        # Before the hub confirms: if all servers of a pool waited for a listening server, there would never be one.
+        session.return_server(server)
+        if self._channels == session.channels:
+            self._tell()
+        else:
+            session.listen(self._channels, self._tell)
+
+    def _tell(self, error: PoolerError | None = None) -> None:
+        transport = self._session.transport
+        if error is not None:
+            transport.write(error_response_for(error))
+        transport.write(ready_for_query())
+        self._session.errand_ended()
 
 
 def replay(session: "ClientSession", server: ServerConnection) -> None:
@@ -165,6 +198,11 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             messages.append(message(b"P", raw + b"\0" + known.body) + message(b"S"))
             tags += (PARSE, SYNC)
             server.sql_names.add(name)
+    if session.channels and not server.has_channels:
+        names = [quoted(name.decode()) for name in sorted(session.channels)]
+        messages.append(query("; ".join(f"LISTEN {name}" for name in names).encode()))
+        tags.append(QUERY)
+        server.has_channels = True
     session.stream.is_replayed = True
     if not messages:
         session.resume()
@@ -178,7 +216,7 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             server.release()
         else:
             # What failed is not there, and the client's statement will say so.
-            server.stream.asks = 0
+            server.stream.asks = CHANNELS if server.has_channels else 0
             session.keep(server)
             session.resume()
 

@@ -67,6 +67,7 @@ class ServerConnection(PausableProtocol):
         "canceller",
         "cancels_under_way",
         "client",
+        "has_channels",
         "has_hidden_settings",
         "holds_client_back",
         "loop",
@@ -105,6 +106,7 @@ class ServerConnection(PausableProtocol):
         self.has_hidden_settings = False  # maybe, by names that we do not know: until the next reset
         # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
         self.sql_names: set[str] = set()
+        self.has_channels = False  # it listens to what its client listens to, so that UNLISTEN finds something
         self.cancels_under_way = 0  # the server is not lent again before they have ended
         self.holds_client_back = False  # its client is not read before they have ended
         self._has_release_due = False
@@ -371,6 +373,7 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
     stream.asks = 0
     stream.pipeline.statements.forget()
     server.sql_names.clear()
+    server.has_channels = False
     server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
     server.pool.give_back(server)
 

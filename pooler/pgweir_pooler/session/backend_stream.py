@@ -11,7 +11,7 @@ somebody else's LISTEN.
 """
 
 from pgweir_pooler.session.pipeline import SIMPLY_TAKES, Pipeline
-from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS
+from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import (
     COMMAND_COMPLETE,
@@ -37,12 +37,14 @@ from pgweir_pooler.wire.messages import parse_error_fields, parse_parameter_stat
 
 _READY_AND_IDLE = b"Z\0\0\0\5I"
 READY_SIZE = 6
+_FIRST_OF_SELECT = 0x53
 
 
 class BackendStream:
     """Reader of one server's messages, for as long as the connection lives."""
 
     __slots__ = (
+        "_has_rows",
         "_held",
         "_parts",
         "_remaining",
@@ -77,6 +79,9 @@ class BackendStream:
         self.errors = 0  # counted since somebody last took them over, as the two below
         self.ready_count = 0
         self.transaction_count = 0
+        # Rows, or their description, came since the last CommandComplete. A SELECT without is SELECT INTO, or CREATE
+        # TABLE AS: it makes a table, and PostgreSQL does not tell whether a temporary one.
+        self._has_rows = False
         self._held = b""  # the beginning of a message that is needed whole
         self._remaining = 0  # bytes still to come of a message that flows
         self._parts: list[bytes] = []  # of the output, when something was cut out or put in
@@ -109,6 +114,7 @@ class BackendStream:
         pipeline = self.pipeline
         owed = pipeline.owed
         if pipeline.is_plain and len(owed) == 1 and owed[0] == QUERY and not (self.errors or self.asks):
+            has_rows = self._has_rows
             # By far the most common case: rows for one Query, and its end. Nothing is booked but the end. The general
             # loop below would do the same in twice the time (650 ns against 330 for one row).
             last = end - HEADER_SIZE
@@ -116,21 +122,30 @@ class BackendStream:
                 tag, length = read_header(data, pos)
                 if tag == DATA_ROW or tag == ROW_DESCRIPTION:
                     pos += 1 + length
+                    has_rows = True
                 elif tag == COMMAND_COMPLETE:
                     after = pos + 1 + length
-                    if after > end or length < 4 or data[pos + HEADER_SIZE : after] in ASKS_BY_TAG:
+                    if (
+                        after > end
+                        or length < 4
+                        or data[pos + HEADER_SIZE : after] in ASKS_BY_TAG
+                        or (not has_rows and data[pos + HEADER_SIZE] == _FIRST_OF_SELECT)
+                    ):
                         break
                     if after == last - 1 and data.endswith(_READY_AND_IDLE):
                         owed.popleft()
                         pipeline.status = IDLE
                         self._remaining = 0
+                        self._has_rows = False
                         self.ready_count += 1
                         self.transaction_count += 1
                         self.is_free = self.is_answer_alone = True
                         return data
                     pos = after
+                    has_rows = False
                 else:
                     break
+            self._has_rows = has_rows
         return self._receive(data, pos, end)
 
     def _receive(self, data: bytes, pos: int, end: int) -> bytes:
@@ -151,6 +166,7 @@ class BackendStream:
             tag, length = read_header(data, pos)
             after = pos + 1 + length
             if tag == DATA_ROW or tag == COPY_DATA:
+                self._has_rows = True
                 if after > end:
                     self._remaining = after - end
                     break
@@ -212,8 +228,13 @@ class BackendStream:
         body = b""
         if tag == COMMAND_COMPLETE:
             self.asks |= ASKS_BY_TAG.get(data[pos + HEADER_SIZE : after], 0)
+            has_rows, self._has_rows = self._has_rows, False
             if pipeline.owed and pipeline.owed[0] == QUERY and not pipeline.is_copying_in:
+                if not has_rows and data.startswith(b"SELECT", pos + HEADER_SIZE):
+                    self.asks |= TEMPORARY
                 return
+        elif tag == ROW_DESCRIPTION and pipeline.owed and pipeline.owed[0] == QUERY:
+            self._has_rows = True
         elif tag == NOTICE_RESPONSE:
             return
         elif tag == PARAMETER_STATUS:

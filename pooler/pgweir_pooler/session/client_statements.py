@@ -55,7 +55,7 @@ from pgweir_pooler.wire.framing import (
     QUERY,
     SYNC,
 )
-from pgweir_pooler.wire.messages import error_response_for, message
+from pgweir_pooler.wire.messages import FLUSH, error_response_for, message
 
 # What `edit` decides about a message.
 AS_IS = 0  # it is booked, and goes on as it is
@@ -75,7 +75,6 @@ _STATEMENT = 0x53  # S in Describe and Close
 REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
 # Always answered by CloseComplete.
 _CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
-_FLUSH = message(b"H")
 _NOTE = Note()
 
 
@@ -88,11 +87,14 @@ class ClientStatements(UnnamedOwner):
         "_telling",
         "_text_bytes",
         "asks",
+        "binds",
         "bound",
+        "client_parses",
         "is_replayed",
         "names",
         "piece",
         "resume",
+        "server_parses",
         "table",
     )
 
@@ -103,6 +105,8 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
         self.bound: list[Statement] = []  # in this loan
+        # Counted since somebody last took them over.
+        self.client_parses = self.server_parses = self.binds = 0
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
@@ -205,6 +209,7 @@ class ClientStatements(UnnamedOwner):
             if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
                 return self._refuse(TooManyStatements("this session has too many prepared statements"), after, pipeline)
         self._text_bytes += len(body)
+        self.client_parses += 1
         self.resume = after
         self.piece = self._register(name, body, pipeline)
         return EDITED
@@ -231,6 +236,8 @@ class ClientStatements(UnnamedOwner):
             if after > len(data):
                 return INCOMPLETE
             body = data[begin:after]
+        self.client_parses += 1
+        self.server_parses += 1
         if body is None:  # not all of it can be seen
             self.asks |= UNTAGGED
         else:
@@ -250,6 +257,7 @@ class ClientStatements(UnnamedOwner):
     ) -> bytes:
         """Messages that prepare the statement on the server; the client reads the ParseComplete if it is its own."""
         server = pipeline.statements
+        self.server_parses += 1
         copy, closed = server.add(statement)
         note = Preparation(server, statement, copy)
         pieces = []
@@ -285,6 +293,7 @@ class ClientStatements(UnnamedOwner):
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
         if not name and server.unnamed is client:
+            self.binds += 1
             pipeline.owed.append(BIND)
             return AS_IS
         statement = client.statement
@@ -312,6 +321,7 @@ class ClientStatements(UnnamedOwner):
                 if verdict != AS_IS:
                     return verdict
         self._note_asks(statement.asks, statement.body, pipeline)
+        self.binds += 1
         self.bound.append(statement)
         pipeline.owed.append(BIND)
         length = after - pos - 1 + len(statement.name) - len(name)
@@ -329,7 +339,7 @@ class ClientStatements(UnnamedOwner):
         if client.told is None:
             client.told = copy  # its Describe may follow, or it has a shape in mind
         elif copy.shape is None:
-            self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
+            self.piece += FLUSH  # else PostgreSQL keeps its description to itself
             self.resume = pos
             self._awaited = (statement, copy)
             return STOP

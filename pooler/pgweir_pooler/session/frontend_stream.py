@@ -137,12 +137,12 @@ class FrontendStream:
             and read_header(data, 0)[1] == end - 1
         ):
             # One whole Query, by far the most common case.
-            if self._table is not None:
+            if data.find(b"(") >= 0 and self._table is not None:  # `asks_of` without the call
                 asks = asks_of(data)
                 if asks:
                     self.asks |= asks
                     self.is_at_start = False
-                self.text = data if end < _TEXT_LIMIT else b""
+            self.text = data if end < _TEXT_LIMIT else b""
             pipeline.owed.append(QUERY)
             return data
         out = self._receive(data, pipeline)
@@ -202,6 +202,8 @@ class FrontendStream:
         self.remaining = 0
         self._is_dropping = False
         shares = self._table is not None
+        if shares:
+            self._note_text(data, is_first=not pipeline.owed)
         parts: list[bytes] = []
         while pos < end:
             if end - pos < HEADER_SIZE:
@@ -243,11 +245,8 @@ class FrontendStream:
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table)
-        if tag == PARSE or tag == BIND:
-            if tag == PARSE and self._stops_for_replay(data, pos, after):
-                return begin
-            self._note_text(data, pos, after, is_first=not pipeline.owed)
-        statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
+        if tag == PARSE and self._stops_for_replay(data, pos, after):
+            return begin
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
             return begin
@@ -273,7 +272,6 @@ class FrontendStream:
         if self._stops_for_replay(data, pos, after, is_whole=is_whole):
             return False
         self.asks |= asks_of(data[pos:after]) if is_whole else UNTAGGED
-        self._note_text(data, pos, after, is_first=not pipeline.owed)
         statements = self.statements
         if statements is not None:
             statements.unnamed = pipeline.statements.unnamed = None
@@ -287,13 +285,15 @@ class FrontendStream:
         if not self._is_malformed(tag, length):
             self.has_terminated = self.has_news = True
 
-    def _note_text(self, data: bytes, pos: int, after: int, *, is_first: bool) -> None:
-        """Keeps the message, behind those that are not answered yet."""
-        text = data[pos : min(after, pos + _TEXT_LIMIT)]
-        whole = text if is_first else self.text + text
-        is_cut = after - pos > _TEXT_LIMIT or len(whole) > _TEXT_LIMIT
+    def _note_text(self, data: bytes, *, is_first: bool) -> None:
+        """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
+        whole = data if is_first else self.text + data
+        is_cut = len(whole) > _TEXT_LIMIT
         self._is_text_cut = is_cut or (self._is_text_cut and not is_first)
-        self.text = whole[-_TEXT_LIMIT:]
+        self.text = whole[-_TEXT_LIMIT:] if is_cut else whole
+        statements = self.statements
+        if statements is not None:
+            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
 
     def _stops_for_replay(self, data: bytes, pos: int, after: int, *, is_whole: bool = True) -> bool:
         statements = self.statements

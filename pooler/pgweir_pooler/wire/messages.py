@@ -147,6 +147,7 @@ def command_complete(tag: bytes) -> bytes:
 # --- from us to a server
 
 TERMINATE = message(b"X")
+FLUSH = message(b"H")
 
 
 def startup_message(parameters: Mapping[str, str]) -> bytes:
@@ -230,6 +231,16 @@ def parse_parameter_status(body: bytes) -> tuple[bytes, bytes]:
     pair = cursor.cstring(), cursor.cstring()
     cursor.end()
     return pair
+
+
+def notification_channel(body: bytes) -> bytes:
+    """The channel of a NotificationResponse, as the server encodes it."""
+    cursor = Cursor(body, "NotificationResponse", ServerProtocolError)
+    cursor.take(4)  # process id of the session that notifies
+    channel = cursor.cstring()
+    cursor.cstring()  # payload
+    cursor.end()
+    return channel
 
 
 def parse_authentication(body: bytes) -> tuple[int, bytes]:
