@@ -1,5 +1,7 @@
 """What a client leaves in its session is there for it on every server, and for nobody else."""
 
+import contextlib
+
 import pytest
 
 from harness import messages
@@ -228,8 +230,9 @@ async def test_a_named_statement_that_executes_one_of_sqls_follows_its_client(
 async def test_an_execute_in_the_middle_of_a_pipeline_is_answered(pooler: NewPooler, database: Database) -> None:
     async with TwoServers(pooler, database) as servers:
         client = await servers.connect()
-        received = await batch(client, messages.parse("execute p", "s"), messages.bind(statement="s"))
-        assert (messages.tags(received), sqlstate(received)) == (b"1EZ", "26000")
+        executes = messages.bind(statement="s") + messages.execute()
+        received = await batch(client, messages.parse("execute p", "s"), executes)
+        assert (messages.tags(received), sqlstate(received)) == (b"12EZ", "26000")
         await run(client, "prepare p as select 'mine'")
         first = messages.parse("select 1", "t") + messages.bind(statement="t") + messages.execute()
         received = await batch(client, first, messages.parse("execute p"), messages.bind(), messages.execute())
@@ -338,6 +341,7 @@ PINS = [
     ("create temp table t (n int)", HAS_T, "drop table t"),
     ("create temporary table t as select 1 as n", HAS_T, "drop table t"),
     ("select 1 as n into temp t", HAS_T, "drop table t"),
+    ("!select 1 / (n - 3) from generate_series(1, 5) n; select 1 as n into temp t", HAS_T, "drop table t"),
     ("create table pg_temp.t (n int)", HAS_T, "discard temp"),
     ("begin; create temp table t (n int); commit", HAS_T, "begin; drop table t; commit"),
     ("create temp table t (n int) on commit delete rows", HAS_T, "drop table pg_temp.t"),
@@ -409,9 +413,10 @@ async def test_a_client_that_dies_while_pinned_leaves_nothing(
 
 
 async def _run(client: RawClient, script: str, *, extended: bool) -> None:
-    """As `run`; in a statement, `@` stands for a semicolon."""
+    """As `run`; in a statement, `@` stands for a semicolon; one behind `!` fails."""
     for sql in script.split(";"):
-        await answer(client, sql.replace("@", ";"), extended=extended)
+        with contextlib.suppress(*([ServerRefusedError] if sql.startswith("!") else [])):
+            await answer(client, sql.removeprefix("!").replace("@", ";"), extended=extended)
 
 
 async def _has_nothing(servers: TwoServers, why: str) -> None:

@@ -180,6 +180,11 @@ def test_a_select_without_columns_has_made_a_table(sent: str, asks: int, places:
     assert read(done("SELECT 1") + READY, places, sent).asks == asks
     assert read(done("SELECT 1") + COLUMNS + done("SELECT 0") + READY, places).asks == TEMPORARY
     assert read(COLUMNS + done("SELECT 0") + READY, places).asks == 0
+    for before, its_answer in (
+        ("Q", COLUMNS + row(b"1") + ERROR + READY),
+        ("ES", row(b"1") + done("SELECT 1") + READY),
+    ):
+        assert read(its_answer + done("SELECT 1") + READY, places, before + "Q").asks == TEMPORARY
 
 
 @given(cuts)

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from pgweir_pooler.session.statements import (
+    ClientNames,
     ClientStatement,
     Copy,
     Eviction,
@@ -17,7 +18,6 @@ from pgweir_pooler.session.statements import (
     StatementTable,
     Told,
     ToldCopy,
-    UnnamedOwner,
     UnnamedParse,
     shape_of,
 )
@@ -220,18 +220,20 @@ def test_a_first_parse_is_both() -> None:
 
 
 def test_the_unnamed_statement_is_gone_when_its_parse_failed() -> None:
-    owner, server, client = UnnamedOwner(), ServerStatements(), client_statement()
-    owner.unnamed = server.unnamed = client
+    owner, server, client = ClientNames(), ServerStatements(), client_statement()
+    owner.unnamed = client
     note = UnnamedParse(owner, server, client)
+    assert not note.is_done
     note.answered()
+    assert note.is_done
     assert owner.unnamed is server.unnamed is client
-    newer = client_statement()
-    owner.unnamed = newer
-    note.dropped()
+    newer = owner.unnamed = client_statement()
+    UnnamedParse(owner, server, client).answered()
+    UnnamedParse(owner, server, client).dropped()
     assert owner.unnamed is newer
-    assert server.unnamed is None
     note = UnnamedParse(owner, server, newer)
     note.dropped()
+    assert note.is_done
     assert owner.unnamed is None
 
 

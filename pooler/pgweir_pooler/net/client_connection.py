@@ -231,11 +231,11 @@ class ClientConnection(PausableProtocol):
 
     def forget_statements(self, server: "ServerConnection") -> None:
         """The client has dropped all prepared statements."""
-        pipeline = server.stream.pipeline
+        on_server = server.stream.pipeline.statements
         if self.stream.statements is not None:
-            self.stream.statements.forget(pipeline)
+            self.stream.statements.forget(on_server)
         else:
-            pipeline.statements.forget()
+            on_server.forget()
         server.sql_names.clear()
         self.sql_statements = {}
 

@@ -23,12 +23,14 @@ from pgweir_pooler.session.pipeline import (
     OWN_CLOSE,
     OWN_DESCRIBE,
     OWN_PARSE,
+    REFUSAL,
     TOLD_DESCRIBE,
     Pipeline,
 )
 from pgweir_pooler.session.statements import (
     MAX_STATEMENTS_PER_CLIENT,
     MAX_TEXT_PER_CLIENT,
+    ClientNames,
     ClientStatement,
     Copy,
     Eviction,
@@ -41,10 +43,9 @@ from pgweir_pooler.session.statements import (
     StatementTable,
     Told,
     ToldCopy,
-    UnnamedOwner,
     UnnamedParse,
 )
-from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement, forgets
+from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -78,20 +79,19 @@ _CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
 _NOTE = Note()
 
 
-class ClientStatements(UnnamedOwner):
+class ClientStatements(ClientNames):
     """The statements of one client. `table` is that of its pool."""
 
     __slots__ = (
         "_awaited",
-        "_doomed",
         "_telling",
         "_text_bytes",
+        "_unsure",
         "asks",
         "binds",
         "bound",
         "client_parses",
         "is_replayed",
-        "names",
         "piece",
         "resume",
         "server_parses",
@@ -101,7 +101,6 @@ class ClientStatements(UnnamedOwner):
     def __init__(self, table: StatementTable) -> None:
         super().__init__()
         self.table = table
-        self.names: dict[bytes, ClientStatement] = {}
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
         self.bound: list[Statement] = []  # in this loan
@@ -112,8 +111,7 @@ class ClientStatements(UnnamedOwner):
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
         self._telling: ToldCopy | None = None  # for the Describe that follows the Bind which was read last
         self._text_bytes = 0
-        # What the client had prepared when it sent the DEALLOCATE ALL or DISCARD ALL that is not answered yet.
-        self._doomed: dict[bytes, ClientStatement] | None = None
+        self._unsure: UnnamedParse | None = None  # of the newest unnamed statement, when it may be skipped
 
     def loan_ended(self) -> None:
         """The server goes back."""
@@ -121,7 +119,7 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False
         self.bound.clear()
         self._awaited = None
-        self._doomed = None
+        self.doomed = self._unsure = None
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
@@ -141,12 +139,12 @@ class ClientStatements(UnnamedOwner):
                 self._telling = None
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
-        return self._describe(name, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
+        return self._describe(name, pos, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
 
     def can_go_on(self, pipeline: Pipeline) -> bool:
         """Whether what `stop` waits for has come, or will not come."""
         if self._awaited is None:
-            return True
+            return self._unsure is None or self._unsure.is_done
         statement, copy = self._awaited
         if copy.shape is None and pipeline.statements.copies.get(statement) is copy and not pipeline.is_skipping:
             return False
@@ -161,25 +159,8 @@ class ClientStatements(UnnamedOwner):
 
     def _note_asks(self, asks: int, text: bytes, pipeline: Pipeline) -> None:
         if asks & NEEDS_REPLAY:
-            self.note_forgetting(text, pipeline)
+            self.note_forgetting(text, pipeline.statements)
         self.asks |= asks & ~NEEDS_REPLAY
-
-    def note_forgetting(self, text: bytes, pipeline: Pipeline) -> None:
-        """A text that was sent may drop all prepared statements: what is parsed behind it is not meant."""
-        if forgets(text):
-            self._doomed = dict(self.names)
-            pipeline.statements.forget()
-
-    def forget(self, pipeline: Pipeline) -> None:
-        """The server has dropped all prepared statements, the client's among them."""
-        doomed, self._doomed = self._doomed, None
-        if doomed is None:
-            self.names.clear()
-            pipeline.statements.forget()
-            return
-        for name, client in doomed.items():
-            if self.names.get(name) is client:
-                del self.names[name]
 
     # --- Parse
 
@@ -201,7 +182,7 @@ class ClientStatements(UnnamedOwner):
         if after > len(data):
             return INCOMPLETE
         known = self.names.get(name)
-        if known is not None and (self._doomed is None or self._doomed.get(name) is not known):
+        if known is not None and (self.doomed is None or self.doomed.get(name) is not known):
             return self._refuse(DuplicateStatement(name), after, pipeline)
         body = data[stop + 1 : after]
         if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
@@ -244,12 +225,14 @@ class ClientStatements(UnnamedOwner):
             self._note_asks(asks_of_statement(body), body, pipeline)
         self.unnamed = client = ClientStatement(body, None)
         server = pipeline.statements
-        server.unnamed = client
         owed = pipeline.owed
         if not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1):
+            server.unnamed = client
             owed.append(PARSE)
-        else:  # an error before it would have it skipped
-            pipeline.expect(NAMED_PARSE, UnnamedParse(self, server, client))
+        else:  # an error before it would have it skipped: the server keeps what it had, which may be another client's
+            server.unnamed = None
+            self._unsure = UnnamedParse(self, server, client)
+            pipeline.expect(NAMED_PARSE, self._unsure)
         return AS_IS
 
     def _prepare(
@@ -292,10 +275,13 @@ class ClientStatements(UnnamedOwner):
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
-        if not name and server.unnamed is client:
-            self.binds += 1
-            pipeline.owed.append(BIND)
-            return AS_IS
+        if not name:
+            verdict = self._find_unnamed(pos, pipeline)
+            if verdict == AS_IS:
+                self.binds += 1
+                pipeline.owed.append(BIND)
+            if verdict != EDITED:
+                return verdict
         statement = client.statement
         if statement is None or statement.is_retired:
             statement = self._interned(client)
@@ -330,6 +316,23 @@ class ClientStatements(UnnamedOwner):
         self.resume = stop
         return EDITED
 
+    def _find_unnamed(self, pos: int, pipeline: Pipeline) -> int:
+        """AS_IS when the server has the client's unnamed statement, STOP when that is not known yet, else EDITED."""
+        if pipeline.statements.unnamed is self.unnamed:
+            return AS_IS
+        unsure = self._unsure
+        if unsure is None or unsure.is_done:
+            return EDITED
+        notes = reversed(pipeline.notes)
+        for entry in reversed(pipeline.owed):
+            if entry >= REFUSAL and next(notes) is unsure:
+                return AS_IS  # whatever has the Parse skipped has this skipped, too
+            if entry == SYNC:
+                break
+        self.piece = b""
+        self.resume = pos
+        return STOP
+
     def _check_shape(
         self, client: ClientStatement, copy: Copy, data: bytes, pos: int, after: int, pipeline: Pipeline
     ) -> int:
@@ -359,14 +362,17 @@ class ClientStatements(UnnamedOwner):
 
     # --- Describe and Close of statements
 
-    def _describe(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+    def _describe(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         client = self.names.get(name) if name else self.unnamed
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
-        if not name and server.unnamed is client:
-            pipeline.expect(TOLD_DESCRIBE, Told(client))
-            return AS_IS
+        if not name:
+            verdict = self._find_unnamed(pos, pipeline)
+            if verdict == AS_IS:
+                pipeline.expect(TOLD_DESCRIBE, Told(client))
+            if verdict != EDITED:
+                return verdict
         statement = client.statement
         if statement is None or statement.is_retired:
             statement = self._interned(client)

@@ -245,7 +245,8 @@ class FrontendStream:
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table)
-        if tag == PARSE and self._stops_for_replay(data, pos, after):
+        # At the beginning of a pipeline for all that has come of it: in its middle there is no room for a replay.
+        if tag == PARSE and self._stops_for_replay(data, pos, after if pipeline.owed else len(data)):
             return begin
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
@@ -269,14 +270,14 @@ class FrontendStream:
         if not is_whole and after - pos <= _SEARCHED_TEXT:
             self._hold(data, pos, QUERY)
             return False
-        if self._stops_for_replay(data, pos, after, is_whole=is_whole):
+        if self._stops_for_replay(data, pos, after if pipeline.owed else len(data), is_whole=is_whole):
             return False
         self.asks |= asks_of(data[pos:after]) if is_whole else UNTAGGED
         statements = self.statements
         if statements is not None:
             statements.unnamed = pipeline.statements.unnamed = None
             if statements.names:
-                statements.note_forgetting(data[pos:after], pipeline)
+                statements.note_forgetting(data[pos:after], pipeline.statements)
         pipeline.owed.append(QUERY)
         return True
 
@@ -295,11 +296,11 @@ class FrontendStream:
         if statements is not None:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
 
-    def _stops_for_replay(self, data: bytes, pos: int, after: int, *, is_whole: bool = True) -> bool:
+    def _stops_for_replay(self, data: bytes, pos: int, end: int, *, is_whole: bool = True) -> bool:
         statements = self.statements
         if self.is_replayed or not (self.needs_replay or (statements is not None and statements.names)):
             return False
-        if is_whole and not needs_replay(data[pos:after]):
+        if is_whole and not needs_replay(data[pos:end]):
             return False
         self._stop(FOR_REPLAY, data, pos)
         return True

@@ -18,6 +18,8 @@ from hashlib import blake2b
 from itertools import count
 from weakref import WeakValueDictionary
 
+from pgweir_pooler.session.suspicion import forgets
+
 DEFAULT_MAX_PREPARED = 200
 SERVER_NAME_PREFIX = b"pgweir_"
 _SHAPE_BYTES = 8
@@ -232,31 +234,56 @@ class FirstParse(Registration):
 
 
 class UnnamedParse(Note):
-    """A client's Parse of the unnamed statement, which was forwarded as it is."""
+    """A client's Parse of the unnamed statement, which was forwarded as it is and may be skipped."""
 
-    __slots__ = ("_client", "_owner", "_server")
+    __slots__ = ("_client", "_owner", "_server", "is_done")
 
-    def __init__(self, owner: "UnnamedOwner", server: ServerStatements, client: ClientStatement) -> None:
+    def __init__(self, owner: "ClientNames", server: ServerStatements, client: ClientStatement) -> None:
         self._owner = owner
         self._server = server
         self._client = client
+        self.is_done = False
+
+    def answered(self) -> None:
+        self.is_done = True
+        if self._owner.unnamed is self._client:
+            self._server.unnamed = self._client
 
     def dropped(self) -> None:
+        self.is_done = True
         # PostgreSQL drops the old unnamed statement before it reads the new one, but not if it skips the Parse; which
         # it was we cannot know. A client that goes on without a new Parse gets 26000.
         if self._owner.unnamed is self._client:
             self._owner.unnamed = None
-        if self._server.unnamed is self._client:
-            self._server.unnamed = None
 
 
-class UnnamedOwner:
-    """Whoever has an unnamed statement."""
+class ClientNames:
+    """What one client has prepared, by its names and by no name."""
 
-    __slots__ = ("unnamed",)
+    __slots__ = ("doomed", "names", "unnamed")
 
     def __init__(self) -> None:
+        self.names: dict[bytes, ClientStatement] = {}
         self.unnamed: ClientStatement | None = None
+        # What had a name when the client sent the DEALLOCATE ALL or DISCARD ALL that is not answered yet.
+        self.doomed: dict[bytes, ClientStatement] | None = None
+
+    def note_forgetting(self, text: bytes, server: ServerStatements) -> None:
+        """A text that was sent may drop all prepared statements: what is parsed behind it is not meant."""
+        if forgets(text):
+            self.doomed = dict(self.names)
+            server.forget()
+
+    def forget(self, server: ServerStatements) -> None:
+        """The server has dropped all prepared statements, the client's among them."""
+        doomed, self.doomed = self.doomed, None
+        if doomed is None:
+            self.names.clear()
+            server.forget()
+            return
+        for name, client in doomed.items():
+            if self.names.get(name) is client:
+                del self.names[name]
 
 
 class Told(Note):
