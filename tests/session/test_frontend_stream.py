@@ -205,7 +205,7 @@ def test_a_whole_query_may_simply_go_only_while_nothing_is_to_be_remembered() ->
         (messages.query("select 1; discard all"), True),
         (messages.parse("execute p"), True),
         (messages.parse("execute p", "s"), True),
-        (messages.query("select executed from t"), False),
+        (messages.query("select unexecute from t"), False),
         (messages.parse("select 1"), False),
     ],
 )

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, TransactionInStatementMode
+from pgweir_pooler.errors import PoolerError, QueryCanceled, TransactionInStatementMode
 from pgweir_pooler.net.boundary import Boundary, replay
 from pgweir_pooler.net.client_connection import LINGER_S, SESSION, STATEMENT, TRANSACTION, ClientConnection
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
@@ -18,9 +18,10 @@ from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FOR_REPLAY, says_goodbye
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
 from pgweir_pooler.session.suspicion import DEALLOCATED, SETTINGS
+from pgweir_pooler.session.waiting_batch import first_batch_size
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
-from pgweir_pooler.wire.messages import FLUSH
+from pgweir_pooler.wire.messages import FLUSH, error_response_for, ready_for_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,6 +154,10 @@ class ClientSession(ClientConnection):
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         """The claimed server has our settings, or could not take them."""
+        if self._claimed is not server:  # the query that it was claimed for has been cancelled
+            server.stream.is_tainted |= bool(error)
+            server.release()
+            return
         self._claimed = None
         if server.is_lost:
             if self.is_closing:
@@ -174,7 +179,32 @@ class ClientSession(ClientConnection):
             self._lost_in_a_row = 0
             self.granted(server, monotonic())
 
+    def cancel_wait(self) -> None:
+        """A CancelRequest that found us without a server: the query that waits for one is answered as cancelled."""
+        size = first_batch_size(self._pending) if self._is_waiting and not self.is_closing else 0
+        if not size:
+            return
+        rest, self._pending = self._pending[size:], b""
+        self._is_waiting = self._is_held_up = False
+        if self._claimed is None:
+            self.pool.abandon(self)
+        self._claimed = None  # `_applied` gives it back
+        error = QueryCanceled()
+        self.clients.counters.error(error.code)
+        self.transport.write(error_response_for(error) + ready_for_query())
+        self.resume_reading()
+        if self._closing_error is not None:
+            self.close(self._closing_error)
+        elif rest:
+            self.data_received(rest)
+
     # --- with a server
+
+    def adopt(self, server: ServerConnection) -> None:
+        """Session mode: the client was told the process id of this server, which has its settings, at its login."""
+        self.server = server
+        server.client = self
+        server.stream.is_session_owned = True
 
     def _forward(self, server: ServerConnection, data: bytes) -> None:
         stream = self.stream

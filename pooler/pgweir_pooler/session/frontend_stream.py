@@ -323,7 +323,9 @@ class FrontendStream:
         if limit is None:
             self.error = ProtocolViolation(f"invalid frontend message type {tag}")
         else:
-            self.error = ProtocolViolation(f"invalid message length {length} of message type {tag}")
+            self.error = ProtocolViolation(
+                f"invalid message length {length} of a message of type {chr(tag)!r}; the limits are 4 and {limit}"
+            )
         self.has_news = True
         return True
 
