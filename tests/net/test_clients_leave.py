@@ -25,6 +25,7 @@ LEAVES: dict[str, tuple[bytes, bytes]] = {
         messages.query("set work_mem = '5MB'; set my.secret = 'x'; prepare p as select 1"),
         b"Z",
     ),
+    "pinned": (messages.query("create temp table t (n int); select pg_advisory_lock(1); set my.secret = 'x'"), b"Z"),
     "in a transaction with settings": (messages.query("begin; set local work_mem = '5MB'; set role none"), b"Z"),
     "without a Sync": (messages.parse(INSERT) + messages.bind() + messages.execute() + messages.FLUSH, b"C"),
     "behind an error without a Sync": (messages.parse("selekt") + messages.FLUSH, b"E"),
@@ -191,14 +192,14 @@ async def test_a_goodbye_behind_copy_from_stdin_frees_the_server_at_once(
     await until(lambda: is_at_rest(process, entry), "all at rest", 5)
 
 
-async def test_a_client_that_has_parsed_and_not_executed_is_idle_when_the_pooler_ends(
-    pooler: NewPooler, database18: Database
-) -> None:
+async def test_a_client_that_is_pinned_is_idle_when_the_pooler_ends(pooler: NewPooler, database18: Database) -> None:
     entry = tenant(database18, size=2)
     process = pooler(entry, cluster_file=cluster(limits=ClusterLimits(drain_timeout=60.0)))
     pinned = await RawClient.connect(process.address(entry), timeout_s=5)
     pinned.send(messages.parse("select 1"), messages.SYNC)
     assert messages.tags(await pinned.receive_until(b"Z")) == b"1Z"
+    assert pool_status(process, entry)["serversActive"] == 0  # a statement that was parsed moves
+    await pinned.query("select pg_advisory_lock(1)")
     assert pool_status(process, entry)["serversActive"] == 1
     process.send_signal(signal.SIGTERM)
     tag, body = await pinned.receive()
@@ -237,10 +238,11 @@ async def test_settings_follow_their_client_from_server_to_server(pooler: NewPoo
     )
     expected = [[b"one", b"LATIN1", b"5MB", b""], [b"two", b"UTF8", b"6MB", b"a b"], [b"pgweir", b"UTF8", b"4MB", b""]]
     # A client without a name of its own works under that of the pooler's server, so that pg_stat_activity has one.
-    for _ in range(3):
+    for turn in range(3):
         for client, row in zip(clients, expected, strict=True):
             assert await client.values(sql) == [row]
-            await client.query("set work_mem = '9MB'")  # must be gone with the transaction's server
+            row[2] = b"%dMB" % (turn + 10)
+            await client.query(f"set work_mem = '{turn + 10}MB'")
     assert [client.parameters["client_encoding"] for client in clients] == ["LATIN1", "UTF8", "UTF8"]
     assert [client.parameters["application_name"] for client in clients] == ["one", "two", "pgweir"]
     for client in clients:

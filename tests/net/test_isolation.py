@@ -140,30 +140,33 @@ async def test_a_skipped_parse_does_not_vouch_for_what_comes_after_its_error(
 
 
 REFUSED = [
-    messages.parse("select 1", "named"),
-    messages.bind(statement="named"),
-    messages.describe_statement("named"),
-    messages.close_statement("named"),
+    (messages.parse("select 1", "taken"), "42P05"),
+    (messages.bind(statement="named"), "26000"),
+    (messages.describe_statement("named"), "26000"),
 ]
 INSERT = messages.parse("insert into seen values (1)") + messages.bind() + messages.execute()
 
 
-@pytest.mark.parametrize("refused", REFUSED)
-async def test_a_refusal_rolls_back_like_any_error(pooler: NewPooler, database: Database, refused: bytes) -> None:
+@pytest.mark.parametrize(("refused", "code"), REFUSED)
+async def test_a_refusal_rolls_back_like_any_error(
+    pooler: NewPooler, database: Database, refused: bytes, code: str
+) -> None:
     database.sql(f"create table seen (n int); grant all on seen to {database.user}")
     entry = tenant(database, size=1)
     process = pooler(entry)
     client = await RawClient.connect(process.address(entry))
+    client.send(messages.parse("select 1", "taken"), messages.SYNC)
+    await client.receive_until(b"Z")
 
     client.send(INSERT, refused, messages.SYNC)
     received = await client.receive_until(b"Z")
-    assert (tags(received), sqlstate(received), received[-1].body) == (b"12CEZ", "0A000", b"I")
+    assert (tags(received), sqlstate(received), received[-1].body) == (b"12CEZ", code, b"I")
     assert await client.values("select count(*) from seen") == [[b"0"]]
 
     await client.query("begin")
     client.send(refused, INSERT, messages.SYNC)
     received = await client.receive_until(b"Z")
-    assert (tags(received), sqlstate(received), received[-1].body) == (b"EZ", "0A000", b"E")
+    assert (tags(received), sqlstate(received), received[-1].body) == (b"EZ", code, b"E")
     received = await client.query("insert into seen values (2)")
     assert (sqlstate(received), received[-1].body) == ("25P02", b"E")
     received = await client.query("commit")
@@ -173,7 +176,7 @@ async def test_a_refusal_rolls_back_like_any_error(pooler: NewPooler, database: 
     # Without a Sync the error comes at once, and a Sync goes on.
     client.send(INSERT, refused, messages.FLUSH)
     received = await client.receive_until(b"E")
-    assert "named prepared statements" in error_fields(received[-1].body)["M"]
+    assert error_fields(received[-1].body)["C"] == code
     client.send(messages.query("select 'skipped'"), messages.SYNC)
     assert tags(await client.receive_until(b"Z")) == b"Z"
     assert await client.values("select count(*) from seen") == [[b"0"]]
@@ -181,7 +184,7 @@ async def test_a_refusal_rolls_back_like_any_error(pooler: NewPooler, database: 
     await until(lambda: is_at_rest(process, entry), "all at rest")
 
 
-async def test_listen_ends_its_session_and_no_other(pooler: NewPooler, database18: Database) -> None:
+async def test_what_a_client_listened_to_ends_with_it(pooler: NewPooler, database18: Database) -> None:
     entry = tenant(database18, size=1)
     process = pooler(entry)
     for data in (
@@ -190,18 +193,13 @@ async def test_listen_ends_its_session_and_no_other(pooler: NewPooler, database1
         messages.query("select 1; listen here; select 2"),
         messages.extended("listen here"),
     ):
-        client = await RawClient.connect(process.address(entry))
-        client.send(data)
-        received = await client.receive_until(b"E")
-        fields = error_fields(received[-1].body)
-        assert (fields["S"], fields["C"]) == ("FATAL", "0A000")
-        await client.wait_closed()
-        await _is_unharmed(await RawClient.connect(process.address(entry)))
-    # A client that does not wait for the answer leaves nothing of the error to the next one.
-    client = await RawClient.connect(process.address(entry))
-    client.send(messages.query("listen here"))
-    client.close()
-    await _is_unharmed(await RawClient.connect(process.address(entry)))
+        for waits in (True, False):
+            client = await RawClient.connect(process.address(entry))
+            client.send(data)
+            if waits:
+                assert b"E" not in tags(await client.receive_until(b"Z"))
+            client.close()
+            await _is_unharmed(await RawClient.connect(process.address(entry)))
 
 
 async def _is_unharmed(client: RawClient) -> None:
@@ -309,14 +307,17 @@ async def test_what_a_statement_leaves_behind_is_gone(pooler: NewPooler, databas
     database.sql(SECRET_PROCEDURE)
     entry = tenant(database, size=1)
     process = pooler(entry)
-    first, second = [await RawClient.connect(process.address(entry)) for _ in range(2)]
-    [[pid]] = await first.values("select pg_backend_pid()")
+    second = await RawClient.connect(process.address(entry))
+    [[pid]] = await second.values("select pg_backend_pid()")
     oid = int(database.sql("select 'pg_catalog.set_config'::regproc::oid::int"))
     call = _function_call("my.secret", "x", oid)
     for data in [*(messages.extended(sql) if extended else messages.query(sql) for sql in LEFTOVERS), call]:
+        first = await RawClient.connect(process.address(entry))
         first.send(data)
         received = await first.receive_until(b"Z")
         assert b"E" not in tags(received), received
+        if b"temp" in data:
+            first.close()  # it is pinned
         assert await second.values(FINDINGS) == [[pid, None, None, b""]], data
-    first.close()
+        first.close()
     second.close()

@@ -113,14 +113,14 @@ async def test_statement_mode_refuses_transaction_blocks(pooler: NewPooler, data
     await until(lambda: is_at_rest(process, entry), "all at rest")
 
 
-async def test_named_statements_are_refused_in_transaction_mode_and_the_session_goes_on(
+async def test_unknown_names_are_refused_by_the_thousand_and_the_session_goes_on(
     pooler: NewPooler, database18: Database
 ) -> None:
     entry = tenant(database18, size=1)
     process = pooler(entry)
     client = await RawClient.connect(process.address(entry))
-    client.send(messages.parse("select 1", "s"), messages.FLUSH)
-    assert error_fields((await client.receive()).body)["C"] == "0A000"
+    client.send(messages.bind(statement="s"), messages.FLUSH)
+    assert error_fields((await client.receive()).body)["C"] == "26000"
     client.send(messages.SYNC)
     assert messages.tags([await client.receive()]) == b"Z"
     client.send(messages.parse("select 1"), messages.bind(), messages.bind(statement="s"), messages.FLUSH)
@@ -129,7 +129,7 @@ async def test_named_statements_are_refused_in_transaction_mode_and_the_session_
     client.send(messages.SYNC, messages.extended("select 2"))
     assert messages.tags(await client.receive_until(b"Z")) == b"Z"
     assert messages.rows(await client.receive_until(b"Z")) == [[b"2"]]
-    client.send((messages.close_statement("s") + messages.SYNC) * 3_000)
+    client.send((messages.describe_statement("s") + messages.SYNC) * 3_000)
     for _ in range(3_000):
         assert messages.tags(await client.receive_until(b"Z")) == b"EZ"
     client.close()

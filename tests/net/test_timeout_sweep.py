@@ -33,7 +33,7 @@ class Client:
 
 
 def sweep_of(*clients: Client) -> TimeoutSweep:
-    return TimeoutSweep(cast("dict[int, ClientSession]", dict(enumerate(clients))))
+    return TimeoutSweep(cast("dict[bytes, ClientSession]", {b"%d" % i: client for i, client in enumerate(clients)}))
 
 
 async def test_it_gives_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ async def test_what_is_wrong_with_one_client_keeps_no_other_waiting() -> None:
 
 
 async def test_a_client_with_short_timeouts_is_not_kept_waiting() -> None:
-    clients: dict[int, Any] = {}
+    clients: dict[bytes, Any] = {}
     sweep = TimeoutSweep(clients)
     running = asyncio.create_task(sweep.run())
     await asyncio.sleep(0)  # nobody is here: the next look would be in a second

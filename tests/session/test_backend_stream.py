@@ -6,9 +6,11 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 
-from harness.messages import error_fields, message
+from harness.messages import message
 from pgweir_pooler.session.backend_stream import BackendStream
-from pgweir_pooler.session.pipeline import REFUSAL
+from pgweir_pooler.session.pipeline import OWN_CLOSE, OWN_DESCRIBE, OWN_PARSE, REFUSAL
+from pgweir_pooler.session.statements import Note
+from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from wire.splits import cuts, fed_every_way
 
@@ -39,7 +41,7 @@ class Seen(NamedTuple):
     forwarded: bytes
     freed_at: int  # how many bytes had been read when the server became free, -1: never
     rest: bytes
-    is_tainted: bool
+    asks: int
     errors: int
     readies: int
     transactions: int
@@ -76,7 +78,7 @@ def read(data: bytes, places: list[int], sent: str = "Q", *, is_session_owned: b
             forwarded,
             freed_at,
             rest,
-            stream.is_tainted,
+            stream.asks,
             stream.errors,
             stream.ready_count,
             stream.transaction_count,
@@ -93,7 +95,7 @@ def read(data: bytes, places: list[int], sent: str = "Q", *, is_session_owned: b
 def test_a_simple_query_goes_through_and_frees(places: list[int]) -> None:
     data = NOTICE + COLUMNS + row(b"1") + row(b"2") + done("SELECT 2") + READY
     seen = read(data, places)
-    assert seen == Seen(data, len(data), b"", False, 0, 1, 1, False, "", {}, "")
+    assert seen == Seen(data, len(data), b"", 0, 0, 1, 1, False, "", {}, "")
 
 
 @given(cuts)
@@ -115,9 +117,19 @@ def test_what_follows_the_freeing_ready_for_query_is_nobodys(places: list[int]) 
 
 @given(cuts)
 def test_only_the_last_of_several_ready_for_query_frees(places: list[int]) -> None:
-    data = done("SELECT 1") + READY + done("BEGIN") + IN_BLOCK + ERROR + message(b"Z", b"E") + done("ROLLBACK") + READY
+    data = (
+        COLUMNS
+        + done("SELECT 1")
+        + READY
+        + done("BEGIN")
+        + IN_BLOCK
+        + ERROR
+        + message(b"Z", b"E")
+        + done("ROLLBACK")
+        + READY
+    )
     seen = read(data, places, "QQQQ")
-    assert seen == Seen(data, len(data), b"", False, 1, 4, 2, False, "", {}, "22012")
+    assert seen == Seen(data, len(data), b"", 0, 1, 4, 2, False, "", {}, "22012")
     seen = read(data, places, "QQQQS")
     assert (seen.freed_at, seen.owed) == (-1, "S")
 
@@ -127,62 +139,98 @@ def test_an_extended_pipeline(places: list[int]) -> None:
     data = b"".join(message(tag) for tag in (b"1", b"2")) + COLUMNS + row(b"1") + message(b"s") + READY
     data += message(b"1") + message(b"t", b"\0\0") + message(b"n") + READY
     seen = read(data, places, "PBDESPDS")
-    assert seen == Seen(data, len(data), b"", False, 0, 2, 2, False, "", {}, "")
+    assert seen == Seen(data, len(data), b"", 0, 0, 2, 2, False, "", {}, "")
 
 
 @given(cuts)
-def test_parameters_are_kept_and_taint(places: list[int]) -> None:
-    data = status(b"TimeZone", b"UTC") + status(b"search_path", b"") + done("SELECT 1") + READY
+def test_parameters_are_kept_and_asked_about(places: list[int]) -> None:
+    data = status(b"TimeZone", b"UTC") + status(b"search_path", b"") + COLUMNS + done("SELECT 1") + READY
     seen = read(data, places)
     assert seen.forwarded == data
-    assert seen.is_tainted
+    assert seen.asks == SETTINGS
     assert seen.parameters == {b"TimeZone": b"UTC", b"search_path": b""}
 
 
-_TAINTING = (
-    *("SET", "RESET", "PREPARE", "LOAD", "DECLARE CURSOR", "DISCARD ALL", "DEALLOCATE", "DO", "CALL"),
-    *("CREATE TABLE", "CREATE VIEW", "CREATE SEQUENCE", "CREATE FUNCTION"),
-)
-_HARMLESS = ("SELECT 1", "INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5", "CREATE INDEX")
+_HARMLESS = ("INSERT 0 1", "BEGIN", "COMMIT", "SETTLE", "", "COPY 5", "CREATE INDEX")
 
 
 @pytest.mark.parametrize("sent", ["Q", "E"])
-@pytest.mark.parametrize(
-    ("tag", "taints"),
-    [
-        *((tag, True) for tag in _TAINTING),
-        *((tag, False) for tag in _HARMLESS),
-    ],
-)
-def test_command_tags_that_leave_something_behind_taint(sent: str, tag: str, taints: bool) -> None:
-    data = done(tag) + message(b"Z", b"T")
-    seen = read(data, [], sent + "S" * (sent == "E"))
-    assert (seen.forwarded, seen.is_tainted, seen.is_confused) == (data, taints, False)
-
-
-@pytest.mark.parametrize("sent", ["Q", "ES"])
+@pytest.mark.parametrize("tag", [*(tag[:-1].decode() for tag in ASKS_BY_TAG), *_HARMLESS])
 @given(places=cuts)
-def test_listen_is_refused_on_a_shared_server_only(sent: str, places: list[int]) -> None:
-    data = NOTICE + done("LISTEN") + READY
-    assert read(data, places, sent, is_session_owned=True).forwarded == data
-    seen = read(data, places, sent)
-    assert seen.is_tainted  # the reset undoes it
-    assert seen.freed_at == len(data)
-    assert seen.forwarded.startswith(NOTICE + b"E")
-    assert seen.forwarded.endswith(READY)
-    fields = error_fields(seen.forwarded[len(NOTICE) + 5 : -len(READY)])
-    assert (fields["C"], fields["S"]) == ("0A000", "FATAL")
-    assert "session-mode" in fields["H"]
+def test_command_tags_raise_their_suspicions(sent: str, tag: str, places: list[int]) -> None:
+    data = done(tag) + message(b"Z", b"T")
+    seen = read(data, places, sent + "S" * (sent == "E"))
+    asks = ASKS_BY_TAG.get(tag.encode() + b"\0", 0)
+    assert (seen.forwarded, seen.asks, seen.is_confused) == (data, asks, False)
+    assert (asks == 0) is (tag in _HARMLESS)
 
 
-@pytest.mark.parametrize("is_session_owned", [False, True])
-def test_a_session_that_listens_on_a_shared_server_must_end(is_session_owned: bool) -> None:
-    stream = BackendStream({})
-    stream.is_session_owned = is_session_owned
-    stream.pipeline.sent(ord("Q"))
-    stream.receive(done("SELECT 1") + done("LISTEN") + done("INSERT 0 1") + READY)
-    assert stream.must_end is not is_session_owned
-    assert stream.errors == (not is_session_owned)
+@given(cuts)
+def test_suspicions_add_up(places: list[int]) -> None:
+    data = done("SET") + COLUMNS + row(b"1") + done("SELECT 1") + done("LOAD") + READY
+    seen = read(data, places)
+    assert seen.asks == ASKS_BY_TAG[b"SET\0"] | ASKS_BY_TAG[b"LOAD\0"]
+    assert (seen.forwarded, seen.freed_at) == (data, len(data))
+
+
+@pytest.mark.parametrize(("sent", "asks"), [("Q", TEMPORARY), ("ES", 0)])
+@given(places=cuts)
+def test_a_select_without_columns_has_made_a_table(sent: str, asks: int, places: list[int]) -> None:
+    """Of an Execute that cannot be told: there the text is searched."""
+    assert read(done("SELECT 1") + READY, places, sent).asks == asks
+    assert read(done("SELECT 1") + COLUMNS + done("SELECT 0") + READY, places).asks == TEMPORARY
+    assert read(COLUMNS + done("SELECT 0") + READY, places).asks == 0
+    for before, its_answer in (
+        ("Q", COLUMNS + row(b"1") + ERROR + READY),
+        ("ES", row(b"1") + done("SELECT 1") + READY),
+    ):
+        assert read(its_answer + done("SELECT 1") + READY, places, before + "Q").asks == TEMPORARY
+
+
+@given(cuts)
+def test_a_statement_whose_shape_has_changed_is_noticed(places: list[int]) -> None:
+    for code, routine, expected in (
+        ("0A000", "RevalidateCachedQuery", True),
+        ("0A000", "transformInsertStmt", False),
+        ("26000", "RevalidateCachedQuery", False),
+    ):
+        error = message(b"E", f"SERROR\0C{code}\0Mno\0R{routine}\0\0".encode())
+
+        def fed(pieces: list[bytes], data: bytes = error + READY) -> bool:
+            stream = BackendStream({})
+            for letter in "BES":
+                stream.pipeline.sent(ord(letter))
+            assert b"".join(stream.receive(piece) for piece in pieces) == data
+            return stream.plan_changed
+
+        assert fed_every_way(fed, error + READY, places) is expected  # type: ignore[arg-type]
+
+
+@given(cuts)
+def test_replies_to_our_own_messages_are_kept_from_the_client(places: list[int]) -> None:
+    parameters, columns = message(b"t", b"\0\0"), message(b"T", b"\0\1" + b"long" * 60 + b"\0" * 19)
+    data = message(b"3") + message(b"1") + NOTICE + parameters + status(b"a", b"b") + columns
+    data += message(b"2") + row(b"1") + done("SELECT 1") + READY
+
+    def fed(pieces: list[bytes]) -> tuple[bytes, list[tuple[str, bytes]]]:
+        heard: list[tuple[str, bytes]] = []
+
+        class Reads(Note):
+            def described(self, tag: int, body: bytes) -> None:
+                heard.append((chr(tag), body))
+
+        stream = BackendStream({})
+        for entry in (OWN_CLOSE, OWN_PARSE, OWN_DESCRIBE):
+            stream.pipeline.expect(entry, Reads())
+        for letter in "BES":
+            stream.pipeline.sent(ord(letter))
+        out = b"".join(stream.receive(piece) for piece in pieces)
+        assert stream.is_free
+        return out, heard
+
+    forwarded, heard = fed_every_way(fed, data, places)  # type: ignore[arg-type]
+    assert forwarded == NOTICE + status(b"a", b"b") + message(b"2") + row(b"1") + done("SELECT 1") + READY
+    assert heard == [("t", parameters[5:]), ("T", columns[5:])]
 
 
 @given(cuts)
@@ -336,8 +384,13 @@ def test_a_query_closes_the_transaction_that_messages_without_a_sync_opened() ->
 
 
 def test_what_a_function_did_that_was_called_by_its_number_taints() -> None:
-    assert read(message(b"V", b"\xff\xff\xff\xff") + READY, [], "F").is_tainted
-    assert not read(message(b"1") + READY, [], "PS").is_tainted
+    for sent, answer, taints in (("F", message(b"V", b"\xff\xff\xff\xff"), True), ("PS", message(b"1"), False)):
+        stream = BackendStream({})
+        for letter in sent:
+            stream.pipeline.sent(ord(letter))
+        stream.receive(answer + READY)
+        assert stream.is_free
+        assert stream.is_tainted is taints
 
 
 def test_an_answer_stands_alone_only_as_long_as_it_is_the_last_one() -> None:

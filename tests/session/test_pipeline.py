@@ -5,7 +5,17 @@
 
 import pytest
 
-from pgweir_pooler.session.pipeline import MAYBE_SYNC, Pipeline
+from pgweir_pooler.session.pipeline import (
+    MAYBE_SYNC,
+    NAMED_CLOSE,
+    NAMED_PARSE,
+    OWN_CLOSE,
+    OWN_DESCRIBE,
+    OWN_PARSE,
+    TOLD_DESCRIBE,
+    Pipeline,
+)
+from pgweir_pooler.session.statements import Note
 
 REFUSED = b"refused"
 
@@ -26,7 +36,7 @@ def run(story: str, pipeline: Pipeline | None = None) -> Pipeline:
         elif word[1] == "Z":
             is_free = pipeline.ready(ord(word[2]))
         else:
-            assert pipeline.received(ord(word[1])) == b"", f"replaced in {story}"
+            assert pipeline.received(ord(word[1])) is None, f"replaced in {story}"
     return pipeline
 
 
@@ -206,7 +216,7 @@ def test_an_error_may_come_at_any_time() -> None:
 def test_a_refusal_is_an_error_that_postgres_tells_in_our_words(story: str) -> None:
     pipeline = run(story)
     assert pipeline.is_settled
-    assert not pipeline.refusals
+    assert not pipeline.notes
 
 
 @pytest.mark.parametrize(
@@ -220,7 +230,7 @@ def test_a_refusal_is_an_error_that_postgres_tells_in_our_words(story: str) -> N
 def test_an_earlier_error_voids_a_refusal_up_to_the_sync_and_no_later_one(story: str) -> None:
     pipeline = run(story)
     assert pipeline.is_settled
-    assert not pipeline.refusals
+    assert not pipeline.notes
 
 
 def test_each_refusal_is_told_in_its_own_words() -> None:
@@ -320,3 +330,91 @@ def test_what_will_settle_by_itself() -> None:
 )
 def test_it_is_known_when_only_the_client_can_go_on(story: str, is_mid_message: bool, expected: bool) -> None:
     assert run(story).awaits_client(is_mid_message=is_mid_message) is expected
+
+
+# --- entries with notes
+
+
+class Heard(Note):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def described(self, tag: int, body: bytes) -> None:
+        self.words.append(f"{chr(tag)}:{body.decode()}")
+
+    def answered(self) -> None:
+        self.words.append("answered")
+
+    def dropped(self) -> None:
+        self.words.append("dropped")
+
+
+@pytest.mark.parametrize(
+    ("entry", "replies", "forwarded", "words"),
+    [
+        (NAMED_PARSE, "1", [None], ["answered"]),
+        (NAMED_CLOSE, "3", [None], ["answered"]),
+        (TOLD_DESCRIBE, "tT", [None, None], ["t:t", "T:T", "answered"]),
+        (TOLD_DESCRIBE, "tn", [None, None], ["t:t", "n:n", "answered"]),
+        (OWN_PARSE, "1", [b""], ["answered"]),
+        (OWN_DESCRIBE, "tT", [b"", b""], ["t:t", "T:T", "answered"]),
+        (OWN_DESCRIBE, "tn", [b"", b""], ["t:t", "n:n", "answered"]),
+        (OWN_CLOSE, "3", [b""], ["answered"]),
+    ],
+)
+def test_a_note_hears_the_replies_to_its_message(
+    entry: int, replies: str, forwarded: list[bytes | None], words: list[str]
+) -> None:
+    pipeline, note, behind = Pipeline(), Heard(), Heard()
+    run(">P", pipeline)
+    pipeline.expect(entry, note)
+    pipeline.expect(NAMED_PARSE, behind)
+    run(">S <1", pipeline)
+    assert [pipeline.received(ord(reply), reply.encode()) for reply in replies] == forwarded
+    assert note.words == words
+    assert behind.words == []
+    run("<1 <ZI free", pipeline)
+    assert behind.words == ["answered"]
+    assert pipeline.is_settled
+    assert not pipeline.notes
+
+
+@pytest.mark.parametrize("entry", [NAMED_PARSE, NAMED_CLOSE, TOLD_DESCRIBE, OWN_PARSE, OWN_CLOSE])
+def test_notes_hear_that_their_messages_failed_or_were_skipped(entry: int) -> None:
+    pipeline, notes = Pipeline(), [Heard() for _ in range(3)]
+    pipeline.expect(entry, notes[0])
+    run(">B >E", pipeline)
+    pipeline.expect(entry, notes[1])
+    run(">S", pipeline)
+    pipeline.expect(entry, notes[2])
+    run(">S <E", pipeline)
+    assert [note.words for note in notes] == [["dropped"], ["dropped"], []]
+    run("<ZI held <E <ZI free", pipeline)
+    assert notes[2].words == ["dropped"]
+    assert not pipeline.notes
+
+
+def test_a_note_of_a_message_that_is_skipped_when_it_is_sent_is_dropped_at_once() -> None:
+    pipeline, note = run(">P <E"), Heard()
+    pipeline.expect(NAMED_PARSE, note)
+    assert note.words == ["dropped"]
+    assert not pipeline.notes
+    run(">S <ZI free", pipeline)
+
+
+def test_a_description_that_nobody_asked_for_confuses() -> None:
+    pipeline, note = Pipeline(), Heard()
+    pipeline.expect(OWN_PARSE, note)
+    pipeline.received(ord("T"))
+    assert pipeline.is_confused
+
+
+def test_only_descriptions_that_somebody_reads_are_held() -> None:
+    for entry, reads in ((OWN_DESCRIBE, True), (TOLD_DESCRIBE, True), (NAMED_PARSE, False)):
+        pipeline = Pipeline()
+        pipeline.expect(entry, Heard())
+        assert pipeline.reads_shape is reads
+    assert not run(">D").reads_shape
+    assert not run("").reads_shape

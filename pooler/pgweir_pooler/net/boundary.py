@@ -15,13 +15,14 @@ from pgweir_pooler.session.settings import changed_parameters
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
     CHANNELS,
-    DEALLOCATED,
     DISCARDED,
+    HIDDEN,
     HOLDABLE,
     LOADED,
     LOCKS,
     PREPARED,
     QUESTIONS,
+    RESET,
     SETTINGS,
     TEMPORARY,
 )
@@ -34,17 +35,20 @@ if TYPE_CHECKING:
 
 _PINNING = TEMPORARY | HOLDABLE | LOCKS
 _OWN_PREFIX = SERVER_NAME_PREFIX.decode()
+_CANCELED = "57014"
+_MAX_CANCELS = 10  # a statement_timeout of 1 ms is felt by one question in a few, on a busy machine
 
 
 class Boundary:
     """One such moment of one client."""
 
-    __slots__ = ("_asks", "_channels", "_parameters", "_server", "_session")
+    __slots__ = ("_asks", "_cancels", "_channels", "_parameters", "_server", "_session")
 
     def __init__(self, session: "ClientSession", server: ServerConnection, asks: int) -> None:
         self._session = session
         self._server = server
         self._asks = asks
+        self._cancels = 0  # how often the question was cancelled
         self._channels: frozenset[bytes] = frozenset()  # what the client listens to from now on
         self._parameters = dict(server.stream.parameters)  # as the client knows them
 
@@ -56,20 +60,27 @@ class Boundary:
             session.errand_failed(ServerLost("the connection to the database was lost"))
             return
         server.stream.asks = 0
-        if asks & DEALLOCATED:
-            server.stream.pipeline.statements.forget()
-            server.sql_names.clear()
-            session.forget_statements()
+        if asks & HIDDEN:
+            server.has_hidden_settings = True
         if asks & DISCARDED:
             session.pins = 0
         session.pins |= asks & LOADED
         if asks & QUESTIONS:
-            server.ask(question(asks, session.custom_names), self._answered)
+            self._ask()
         else:
             self._end()
 
+    def _ask(self, *, is_unhurried: bool = False) -> None:
+        text = question(self._asks, self._session.custom_names, is_unhurried=is_unhurried)
+        self._server.ask(text, self._answered)
+
     def _answered(self, data: bytes, error: dict[str, str]) -> None:
         server = self._server
+        if error.get("C") == _CANCELED and self._cancels < _MAX_CANCELS and not server.is_lost:
+            # By the client's own statement_timeout, or by a cancel that came too late for its query.
+            self._cancels += 1
+            self._ask(is_unhurried=True)
+            return
         answer = None
         if not error and not server.is_lost:
             try:
@@ -97,7 +108,9 @@ class Boundary:
                 settings["session_authorization"] = answer.session_user
             server.settings = session.clients.interned(tuple(sorted(settings.items())))
             for name, value in session.startup_settings:
-                settings.setdefault(name, value)
+                # A custom setting that was reset is there, and empty, as one that was set to nothing.
+                if name not in settings or (asks & RESET and not settings[name]):
+                    settings[name] = value
             session.settings = session.clients.interned(tuple(sorted(settings.items())))
         if asks & PREPARED:
             self._learn_statements(answer)

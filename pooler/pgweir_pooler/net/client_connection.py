@@ -229,9 +229,14 @@ class ClientConnection(PausableProtocol):
         """What the client has prepared by Parse, by its own names."""
         return self.stream.statements.names if self.stream.statements is not None else {}
 
-    def forget_statements(self) -> None:
-        """The client has dropped all its prepared statements."""
-        self.statement_names().clear()
+    def forget_statements(self, server: "ServerConnection") -> None:
+        """The client has dropped all prepared statements."""
+        on_server = server.stream.pipeline.statements
+        if self.stream.statements is not None:
+            self.stream.statements.forget(on_server)
+        else:
+            on_server.forget()
+        server.sql_names.clear()
         self.sql_statements = {}
 
     # --- notifications

@@ -15,19 +15,18 @@ from pgweir_pooler.net.boundary import Boundary, replay
 from pgweir_pooler.net.client_connection import LINGER_S, SESSION, STATEMENT, TRANSACTION, ClientConnection
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.backend_stream import READY_SIZE
-from pgweir_pooler.session.frontend_stream import FOR_COPY, says_goodbye
-from pgweir_pooler.session.session_state import custom_names
-from pgweir_pooler.session.suspicion import SETTINGS
+from pgweir_pooler.session.frontend_stream import FOR_COPY, FOR_REPLAY, says_goodbye
+from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
+from pgweir_pooler.session.suspicion import DEALLOCATED, SETTINGS
 from pgweir_pooler.session.waiting_batch import first_batch_size
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
-from pgweir_pooler.wire.messages import error_response_for, ready_for_query
+from pgweir_pooler.wire.messages import FLUSH, error_response_for, ready_for_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgweir_pooler.pool.slot import Connection
-    from pgweir_pooler.session.backend_stream import BackendStream
 
 __all__ = ["LINGER_S", "LOST_IN_A_ROW", "SESSION", "STATEMENT", "TRANSACTION", "ClientSession"]
 
@@ -225,6 +224,7 @@ class ClientSession(ClientConnection):
             self._is_release_due = False
             pipeline = server.stream.pipeline
             if pipeline.is_settled and pipeline.status == IDLE:
+                server.stream.asks |= stream.all_asks()  # too late to ask: the client has read that it is ready
                 self._release(server)
 
     def on_answer(self, server: ServerConnection, out: bytes) -> None:
@@ -269,7 +269,7 @@ class ClientSession(ClientConnection):
         if out:
             self.held.counters.bytes_from_servers += len(out)
             self.transport.write(out)
-        self._count(backend)
+        self._count(server)
         if stream.stop:
             if backend.is_free:
                 server.feed_rest()
@@ -306,10 +306,16 @@ class ClientSession(ClientConnection):
             statements.client_parses = statements.server_parses = statements.binds = 0
         stream.loan_ended()
 
-    def _count(self, backend: "BackendStream") -> None:
+    def _count(self, server: ServerConnection) -> None:
         """Takes over what has been counted since the last time, and names that may be settings'."""
-        if (backend.asks | self.stream.asks) & SETTINGS:
+        backend = server.stream
+        if (backend.asks | self.stream.all_asks()) & SETTINGS:
             self.note_custom_names(custom_names(self.stream.statement_texts()))
+            if self.stream.is_text_cut or len(self.custom_names) >= MAX_CUSTOM_NAMES:
+                server.has_hidden_settings = True
+        if backend.asks & DEALLOCATED:
+            backend.asks &= ~DEALLOCATED
+            self.forget_statements(server)
         if backend.ready_count:
             self.ready_at = now = monotonic()
             self.held.counters.queries_ended(
@@ -361,6 +367,7 @@ class ClientSession(ClientConnection):
         self._is_held_up = True
         self.server = server.client = None
         self._claimed = server
+        server.stream.pipeline.statements.unnamed = None  # a Query of ours drops it
         self._stop_stall_watch()
         server.feed_rest()
 
@@ -380,7 +387,6 @@ class ClientSession(ClientConnection):
             self.keep(server)
         else:
             self._claimed = None
-            server.stream.pipeline.statements.unnamed = None
             server.release()
 
     def listen(self, channels: frozenset[bytes], done: "Callable[[PoolerError | None], None]") -> None:
@@ -440,5 +446,8 @@ class ClientSession(ClientConnection):
             self._close_transport()
         elif stream.stop:
             self._is_held_up = True
-            if self.server is not None:
-                self._go_on(self.server)
+            server = self.server
+            if server is not None:
+                if stream.stop == FOR_REPLAY and server.stream.pipeline.owed:
+                    server.transport.write(FLUSH)  # we wait for answers that the client has not asked for yet
+                self._go_on(server)

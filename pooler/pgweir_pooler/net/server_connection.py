@@ -16,7 +16,13 @@ from pgweir_pooler.net.flow import PausableProtocol
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import BackendStream
 from pgweir_pooler.session.session_state import deallocate
-from pgweir_pooler.session.settings import NO_SETTINGS, RESET_SESSION, ROLLBACK, apply_settings
+from pgweir_pooler.session.settings import (
+    NO_SETTINGS,
+    RESET_SESSION,
+    ROLLBACK,
+    UNKNOWN_SETTINGS,
+    apply_settings,
+)
 from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import DEALLOCATED
 from pgweir_pooler.wire.cursor import ServerProtocolError
@@ -64,6 +70,7 @@ class ServerConnection(PausableProtocol):
         "cancels_under_way",
         "client",
         "has_channels",
+        "has_hidden_settings",
         "holds_client_back",
         "loop",
         "pool",
@@ -96,8 +103,9 @@ class ServerConnection(PausableProtocol):
         self.process_id, self.secret_key = key
         self.always_resets = False  # it is reset after each client, whatever that client did
         self.client: ClientSession | None = None
-        # Settings that were applied last; None when a statement may have changed them since.
+        # Settings that the session has.
         self.settings: Settings = NO_SETTINGS
+        self.has_hidden_settings = False  # maybe, by names that we do not know: until the next reset
         # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
         self.sql_names: set[str] = set()
         self.has_channels = False  # it listens to what its client listens to, so that UNLISTEN finds something
@@ -212,6 +220,9 @@ class ServerConnection(PausableProtocol):
         if self._is_closing:
             return
         stream = self.stream
+        if self.has_hidden_settings:
+            self.has_hidden_settings = False
+            self.settings = UNKNOWN_SETTINGS
         if self.cancels_under_way:
             self._has_release_due = True
         elif stream.pipeline.status != IDLE:

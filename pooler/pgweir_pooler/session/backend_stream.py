@@ -212,6 +212,7 @@ class BackendStream:
         pipeline = self.pipeline
         owed = pipeline.owed
         status = data[after - 1]
+        self._has_rows = False  # of a Query that failed behind its first rows, or of an Execute
         self.ready_count += 1
         if status == IDLE:
             self.transaction_count += 1

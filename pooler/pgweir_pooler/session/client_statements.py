@@ -22,14 +22,17 @@ from pgweir_pooler.session.pipeline import (
     OWN_CLOSE,
     OWN_DESCRIBE,
     OWN_PARSE,
+    REFUSAL,
     TOLD_DESCRIBE,
     Pipeline,
 )
 from pgweir_pooler.session.statements import (
     MAX_STATEMENTS_PER_CLIENT,
     MAX_TEXT_PER_CLIENT,
+    ClientNames,
     ClientStatement,
     Copy,
+    Eviction,
     Note,
     Preparation,
     Registration,
@@ -37,10 +40,10 @@ from pgweir_pooler.session.statements import (
     Statement,
     StatementTable,
     Told,
-    UnnamedOwner,
+    ToldCopy,
     UnnamedParse,
 )
-from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement
+from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -50,7 +53,7 @@ from pgweir_pooler.wire.framing import (
     QUERY,
     SYNC,
 )
-from pgweir_pooler.wire.messages import error_response_for, message
+from pgweir_pooler.wire.messages import FLUSH, error_response_for, message
 
 # What `edit` decides about a message.
 AS_IS = 0  # it is booked, and goes on as it is
@@ -70,22 +73,22 @@ _STATEMENT = 0x53  # S in Describe and Close
 REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
 # Always answered by CloseComplete.
 _CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
-_FLUSH = message(b"H")
 _NOTE = Note()
 
 
-class ClientStatements(UnnamedOwner):
+class ClientStatements(ClientNames):
     """The statements of one client. `table` is that of its pool."""
 
     __slots__ = (
         "_awaited",
+        "_telling",
         "_text_bytes",
+        "_unsure",
         "asks",
         "binds",
         "bound",
         "client_parses",
         "is_replayed",
-        "names",
         "piece",
         "resume",
         "server_parses",
@@ -95,7 +98,6 @@ class ClientStatements(UnnamedOwner):
     def __init__(self, table: StatementTable) -> None:
         super().__init__()
         self.table = table
-        self.names: dict[bytes, ClientStatement] = {}
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
         self.bound: list[Statement] = []  # in this loan
@@ -104,7 +106,9 @@ class ClientStatements(UnnamedOwner):
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
+        self._telling: ToldCopy | None = None  # for the Describe that follows the Bind which was read last
         self._text_bytes = 0
+        self._unsure: UnnamedParse | None = None  # of the newest unnamed statement, when it may be skipped
 
     def loan_ended(self) -> None:
         """The server goes back."""
@@ -112,6 +116,7 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False
         self.bound.clear()
         self._awaited = None
+        self.doomed = self._unsure = None
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
@@ -122,15 +127,21 @@ class ClientStatements(UnnamedOwner):
         if after > len(data):
             return INCOMPLETE  # they are short, and most of it is the name
         if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
-            pipeline.owed.append(tag)
+            if self._telling is None:
+                pipeline.owed.append(tag)
+                if self.unnamed is not None and self.unnamed.told is None:
+                    self.unnamed.was_read = True
+            else:
+                pipeline.expect(TOLD_DESCRIBE, self._telling)
+                self._telling = None
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
-        return self._describe(name, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
+        return self._describe(name, pos, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
 
     def can_go_on(self, pipeline: Pipeline) -> bool:
         """Whether what `stop` waits for has come, or will not come."""
         if self._awaited is None:
-            return True
+            return self._unsure is None or self._unsure.is_done
         statement, copy = self._awaited
         if copy.shape is None and pipeline.statements.copies.get(statement) is copy and not pipeline.is_skipping:
             return False
@@ -142,6 +153,11 @@ class ClientStatements(UnnamedOwner):
         for statement in self.bound:
             self.table.retire(statement)
         self.bound.clear()
+
+    def _note_asks(self, asks: int, text: bytes, pipeline: Pipeline) -> None:
+        if asks & NEEDS_REPLAY:
+            self.note_forgetting(text, pipeline.statements)
+        self.asks |= asks & ~NEEDS_REPLAY
 
     # --- Parse
 
@@ -162,7 +178,8 @@ class ClientStatements(UnnamedOwner):
             )
         if after > len(data):
             return INCOMPLETE
-        if name in self.names:
+        known = self.names.get(name)
+        if known is not None and (self.doomed is None or self.doomed.get(name) is not known):
             return self._refuse(DuplicateStatement(name), after, pipeline)
         body = data[stop + 1 : after]
         if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
@@ -179,7 +196,6 @@ class ClientStatements(UnnamedOwner):
         """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
         statement = self.table.intern(body, asks_of_statement(body))
         client = ClientStatement(body, statement)
-        self.names[name] = client
         # Also where the server has it: a Parse means the tables as they are now, and that copy may be of before.
         return self._prepare(statement, pipeline, registers=(name, client))
 
@@ -192,15 +208,20 @@ class ClientStatements(UnnamedOwner):
             body = data[begin:after]
         self.client_parses += 1
         self.server_parses += 1
-        self.asks |= asks_of_statement(data[begin:after]) & ~NEEDS_REPLAY
+        if body is None:  # not all of it can be seen
+            self.asks |= UNTAGGED
+        else:
+            self._note_asks(asks_of_statement(body), body, pipeline)
         self.unnamed = client = ClientStatement(body, None)
         server = pipeline.statements
-        server.unnamed = client
         owed = pipeline.owed
-        if not owed or owed[-1] == SYNC or owed[-1] == QUERY:
+        if not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1):
+            server.unnamed = client
             owed.append(PARSE)
-        else:  # an error before it would have it skipped
-            pipeline.expect(NAMED_PARSE, UnnamedParse(self, server, client))
+        else:  # an error before it would have it skipped: the server keeps what it had, which may be another client's
+            server.unnamed = None
+            self._unsure = UnnamedParse(self, server, client)
+            pipeline.expect(NAMED_PARSE, self._unsure)
         return AS_IS
 
     def _prepare(
@@ -212,9 +233,12 @@ class ClientStatements(UnnamedOwner):
         copy, closed = server.add(statement)
         note = Preparation(server, statement, copy)
         pieces = []
-        for old in (*closed, statement):  # itself: a Parse whose Describe came to nothing may have left it there
-            pipeline.expect(OWN_CLOSE, _NOTE)
+        for old, its_copy in closed:
+            pipeline.expect(OWN_CLOSE, Eviction(server, old, its_copy))
             pieces.append(message(b"C", b"S" + old.name + b"\0"))
+        # Itself, too: a Parse whose Describe came to nothing may have left it there.
+        pipeline.expect(OWN_CLOSE, _NOTE)
+        pieces.append(message(b"C", b"S" + statement.name + b"\0"))
         if registers is None:
             pipeline.expect(OWN_PARSE, note)
         else:
@@ -240,17 +264,23 @@ class ClientStatements(UnnamedOwner):
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
-        if not name and server.unnamed is client:
-            self.binds += 1
-            pipeline.owed.append(BIND)
-            return AS_IS
+        if not name:
+            verdict = self._find_unnamed(pos, pipeline)
+            if verdict == AS_IS:
+                self.binds += 1
+                pipeline.owed.append(BIND)
+            if verdict != EDITED:
+                return verdict
         statement = client.statement
         if statement is None or statement.is_retired:
-            if client.body is None:
+            statement = self._interned(client)
+            if statement is None:
                 return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
+        is_described = _is_described(data, after, portal=data[pos + HEADER_SIZE : begin])
+        if client.was_read and not is_described:
+            return self._refuse(CachedPlanChanged(), after, pipeline)
         copy = server.copies.get(statement)
         self.piece = b""
         if copy is None:
@@ -259,14 +289,13 @@ class ClientStatements(UnnamedOwner):
         else:
             server.copies.move_to_end(statement)
         if client.told is not copy:
-            if _is_described(data, after):
-                client.told = copy
-            elif client.told is not None:
-                if copy.shape is None:
-                    return self._await(statement, copy, pos)
-                if client.is_misled_by(copy):
-                    return self._refuse(CachedPlanChanged(), after, pipeline)
-        self.asks |= statement.asks & ~NEEDS_REPLAY
+            if is_described:
+                self._telling = ToldCopy(client, copy)
+            else:
+                verdict = self._check_shape(client, copy, data, pos, after, pipeline)
+                if verdict != AS_IS:
+                    return verdict
+        self._note_asks(statement.asks, statement.body, pipeline)
         self.binds += 1
         self.bound.append(statement)
         pipeline.owed.append(BIND)
@@ -276,30 +305,77 @@ class ClientStatements(UnnamedOwner):
         self.resume = stop
         return EDITED
 
-    def _await(self, statement: Statement, copy: Copy, pos: int) -> int:
-        self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
+    def _find_unnamed(self, pos: int, pipeline: Pipeline) -> int:
+        """AS_IS when the server has the client's unnamed statement, STOP when that is not known yet, else EDITED."""
+        if pipeline.statements.unnamed is self.unnamed:
+            return AS_IS
+        unsure = self._unsure
+        if unsure is None or unsure.is_done:
+            return EDITED
+        notes = reversed(pipeline.notes)
+        for entry in reversed(pipeline.owed):
+            if entry >= REFUSAL and next(notes) is unsure:
+                return AS_IS  # whatever has the Parse skipped has this skipped, too
+            if entry == SYNC:
+                break
+        self.piece = b""
         self.resume = pos
-        self._awaited = (statement, copy)
         return STOP
+
+    def _check_shape(
+        self, client: ClientStatement, copy: Copy, data: bytes, pos: int, after: int, pipeline: Pipeline
+    ) -> int:
+        """AS_IS when the client may read rows of this copy, which it is not about to be told of; else the verdict."""
+        statement = client.statement
+        assert statement is not None
+        if client.told is None:
+            client.told = copy  # its Describe may follow, or it has a shape in mind
+        elif copy.shape is None:
+            self.piece += FLUSH  # else PostgreSQL keeps its description to itself
+            self.resume = pos
+            self._awaited = (statement, copy)
+            return STOP
+        elif client.is_misled_by(copy):
+            if copy.number > client.told.number:
+                return self._refuse(CachedPlanChanged(), after, pipeline)
+            self.table.retire(statement)  # this server's copy is of a shape that is no more
+            return self._bind(data, pos, after, pipeline)
+        return AS_IS
+
+    def _interned(self, client: ClientStatement) -> Statement | None:
+        """The statement that a client's stands for from now on; None when its text was not kept."""
+        if client.body is None:
+            return None
+        client.statement = self.table.intern(client.body, asks_of_statement(client.body))
+        return client.statement
 
     # --- Describe and Close of statements
 
-    def _describe(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+    def _describe(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         client = self.names.get(name) if name else self.unnamed
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
-        if not name and server.unnamed is client:
-            pipeline.expect(TOLD_DESCRIBE, Told(client))
-            return AS_IS
+        if not name:
+            verdict = self._find_unnamed(pos, pipeline)
+            if verdict == AS_IS:
+                pipeline.expect(TOLD_DESCRIBE, Told(client))
+            if verdict != EDITED:
+                return verdict
         statement = client.statement
         if statement is None or statement.is_retired:
-            if client.body is None:
+            statement = self._interned(client)
+            if statement is None:
                 return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
+        if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            return REPLAY
         prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
-        client.told = server.copies[statement]
-        pipeline.owed.append(DESCRIBE)
+        copy = server.copies[statement]
+        if client.told is copy:
+            pipeline.owed.append(DESCRIBE)
+        else:
+            pipeline.expect(TOLD_DESCRIBE, ToldCopy(client, copy))
+        self.bound.append(statement)  # a Describe, too, finds out that the shape is another one
         self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")
         self.resume = after
         return EDITED
@@ -321,6 +397,6 @@ class ClientStatements(UnnamedOwner):
         return EDITED
 
 
-def _is_described(data: bytes, pos: int) -> bool:
-    """Whether the message at `pos` is a Describe of a portal: the client is about to be told the shape."""
-    return data[pos : pos + 1] == b"D" and data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] == b"P"
+def _is_described(data: bytes, pos: int, portal: bytes) -> bool:
+    """Whether the message at `pos` is a Describe of this portal: the client is about to be told the shape."""
+    return data[pos : pos + 1] == b"D" and data.startswith(b"P" + portal, pos + HEADER_SIZE)

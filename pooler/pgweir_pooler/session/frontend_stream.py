@@ -13,7 +13,7 @@ from pgweir_pooler.errors import PoolerError, ProtocolViolation
 from pgweir_pooler.session.client_statements import AS_IS, EDITED, INCOMPLETE, REPLAY, ClientStatements
 from pgweir_pooler.session.pipeline import Pipeline
 from pgweir_pooler.session.statements import StatementTable
-from pgweir_pooler.session.suspicion import asks_of, needs_replay
+from pgweir_pooler.session.suspicion import UNTAGGED, asks_of, needs_replay
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
@@ -33,6 +33,8 @@ from pgweir_pooler.wire.framing import (
 _IGNORED_WITHOUT_SERVER = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH})
 _OWES_NOTHING = frozenset({COPY_DATA, FLUSH})
 _NAMES_STATEMENTS = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
+# A Query is held until it is whole, so that its text can be searched; a longer one flows, and anything is suspected.
+_SEARCHED_TEXT = 1 << 20
 _TEXT_LIMIT = 8192  # what is kept of the statements of a loan
 _NAME_LIMIT = 8192  # of names in a Bind; PostgreSQL cuts identifiers at 63 bytes, drivers use about 20
 
@@ -46,6 +48,7 @@ class FrontendStream:
 
     __slots__ = (
         "_is_dropping",
+        "_is_text_cut",
         "_table",
         "asks",
         "error",
@@ -71,6 +74,7 @@ class FrontendStream:
         self.stop = 0
         self.stopped = b""
         self.text = b""  # the statements that were sent since nothing was owed: where names of settings are looked for
+        self._is_text_cut = False
         # Public because two attributes are read per query, where a property would cost 60 ns.
         self.held = b""  # the beginning of a message that has not arrived as far as it is needed
         self.remaining = 0  # bytes still to come of a message that was forwarded in part
@@ -158,6 +162,11 @@ class FrontendStream:
         self.needs_replay = is_wanted
         self._note()
 
+    @property
+    def is_text_cut(self) -> bool:
+        """Whether `statement_texts` lacks something of what was sent since nothing was owed."""
+        return self._is_text_cut or not self.text
+
     def all_asks(self) -> int:
         """What the messages of this loan may leave behind."""
         return self.asks if self.statements is None else self.asks | self.statements.asks
@@ -221,7 +230,7 @@ class FrontendStream:
         else:  # all was read, the last message perhaps in part
             self.remaining = pos - end
             pos = end
-        if not parts:
+        if not parts and not begin:
             return data if pos == end else data[:pos]
         parts.append(data[begin:pos])
         return b"".join(parts)
@@ -236,7 +245,8 @@ class FrontendStream:
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table)
-        if tag == PARSE and self._stops_for_replay(data, pos, after):
+        # At the beginning of a pipeline for all that has come of it: in its middle there is no room for a replay.
+        if tag == PARSE and self._stops_for_replay(data, pos, after if pipeline.owed else len(data)):
             return begin
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
@@ -256,35 +266,41 @@ class FrontendStream:
 
     def _query(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
         """Books a Query; False when something must come before it."""
-        if self._stops_for_replay(data, pos, after):
+        is_whole = after <= len(data)
+        if not is_whole and after - pos <= _SEARCHED_TEXT:
+            self._hold(data, pos, QUERY)
             return False
-        self.asks |= asks_of(data[pos:after])
-        if self.statements is not None:
-            self.statements.unnamed = pipeline.statements.unnamed = None
+        if self._stops_for_replay(data, pos, after if pipeline.owed else len(data), is_whole=is_whole):
+            return False
+        self.asks |= asks_of(data[pos:after]) if is_whole else UNTAGGED
+        statements = self.statements
+        if statements is not None:
+            statements.unnamed = pipeline.statements.unnamed = None
+            if statements.names:
+                statements.note_forgetting(data[pos:after], pipeline.statements)
         pipeline.owed.append(QUERY)
         return True
 
     def _end(self, tag: int, length: int) -> None:
         """A Terminate, or a message that cannot be: nothing after it counts."""
-        if tag == TERMINATE:
+        if not self._is_malformed(tag, length):
             self.has_terminated = self.has_news = True
-        else:
-            self._is_malformed(tag, length)
 
     def _note_text(self, data: bytes, *, is_first: bool) -> None:
         """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
-        if len(data) >= _TEXT_LIMIT:
-            data = data[:_TEXT_LIMIT]
-        self.text = data if is_first else (self.text + data)[-_TEXT_LIMIT:]
+        whole = data if is_first else self.text + data
+        is_cut = len(whole) > _TEXT_LIMIT
+        self._is_text_cut = is_cut or (self._is_text_cut and not is_first)
+        self.text = whole[-_TEXT_LIMIT:] if is_cut else whole
         statements = self.statements
         if statements is not None:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
 
-    def _stops_for_replay(self, data: bytes, pos: int, after: int) -> bool:
+    def _stops_for_replay(self, data: bytes, pos: int, end: int, *, is_whole: bool = True) -> bool:
         statements = self.statements
         if self.is_replayed or not (self.needs_replay or (statements is not None and statements.names)):
             return False
-        if not needs_replay(data[pos:after]):
+        if is_whole and not needs_replay(data[pos:end]):
             return False
         self._stop(FOR_REPLAY, data, pos)
         return True

@@ -16,7 +16,9 @@ from pgweir_pooler.wire.messages import query
 
 # Settings with a dot in their name that no extension has defined are not in pg_settings: they are asked for by name.
 MAX_CUSTOM_NAMES = 200
-_CUSTOM_NAME = re.compile(rb"[A-Za-z_\x80-\xff][\w$\x80-\xff]*(?:\.[A-Za-z_\x80-\xff][\w$\x80-\xff]*)+")
+_WORD = rb"(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|\"[^\"\0]+\")"
+_CUSTOM_NAME = re.compile(_WORD + rb"(?:\s*\.\s*" + _WORD + rb")+|\"[^\"\0]+\.[^\"\0]+\"")
+_SPACES_AND_QUOTES = re.compile(rb"[\s\"]+")
 
 
 def _hex(expression: str) -> str:
@@ -25,9 +27,11 @@ def _hex(expression: str) -> str:
 
 _NULL = b"null"  # told apart by identity
 
+_SESSION_SOURCE = " WHERE source OPERATOR(pg_catalog.=) 'session'"
+_NO_TIMEOUT = " AND name OPERATOR(pg_catalog.<>) 'statement_timeout'"
 _QUESTIONS = {
     SETTINGS: f"SELECT 's', {_hex('name')}, {_hex('setting')} FROM pg_catalog.pg_settings"
-    " WHERE source OPERATOR(pg_catalog.=) 'session' "
+    f"{_SESSION_SOURCE} "
     f"""UNION ALL SELECT 'r', '', {_hex("pg_catalog.current_setting('role')")} """
     f"UNION ALL SELECT 'u', '', {_hex('session_user::pg_catalog.text')}",
     PREPARED: "SELECT CASE WHEN from_sql THEN 'p' ELSE 'q' END, "
@@ -51,20 +55,27 @@ _QUESTIONS = {
 _NOT_KEPT = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable", "is_superuser"})
 
 
-def question(asks: int, custom_names: frozenset[str] = frozenset()) -> bytes:
-    """A Query message that asks for the suspicions in `asks`."""
+def question(asks: int, custom_names: frozenset[str] = frozenset(), *, is_unhurried: bool = False) -> bytes:
+    """A Query message that asks for the suspicions in `asks`; unhurried, the session's statement_timeout is off."""
     parts = [text for bit, text in _QUESTIONS.items() if asks & bit]
     if asks & SETTINGS:
         parts += [
             f"SELECT 's', {_hex(literal(name))}, {_hex(f'pg_catalog.current_setting({literal(name)}, true)')}"
             for name in sorted(custom_names)
         ]
-    return query(" UNION ALL ".join(parts).encode())
+    asked = " UNION ALL ".join(parts)
+    if is_unhurried:
+        timeout = f"SELECT 's', {_hex(literal('statement_timeout'))}, "
+        timeout += _hex("pg_catalog.current_setting('statement_timeout')")
+        asked = f"SET LOCAL statement_timeout = 0; {asked.replace(_SESSION_SOURCE, _SESSION_SOURCE + _NO_TIMEOUT)}"
+        asked = f"{timeout}; {asked}"
+    return query(asked.encode())
 
 
 def custom_names(text: bytes) -> frozenset[str]:
     """What may be a custom setting's name in a text, in lower case: setting names know no case."""
-    found = {match.decode("utf-8", "replace").lower() for match in _CUSTOM_NAME.findall(text)}
+    matches = (_SPACES_AND_QUOTES.sub(b"", match) for match in _CUSTOM_NAME.findall(text))
+    found = {match.decode("utf-8", "replace").lower() for match in matches}
     return frozenset(name for name in found if len(name) < 64)
 
 
@@ -90,7 +101,7 @@ class Answer:
             match kind:
                 case "s":
                     if name not in _NOT_KEPT:
-                        answer.settings[name] = value
+                        answer.settings[name.lower()] = value  # as the startup message's are kept: DateStyle, TimeZone
                 case "r":
                     answer.role = value
                 case "u":

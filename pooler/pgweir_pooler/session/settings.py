@@ -9,6 +9,7 @@ from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.wire.messages import parameter_status, query
 
 NO_SETTINGS: Settings = ()
+UNKNOWN_SETTINGS: Settings = (("", ""),)  # equal to no client's, so that whoever comes next has its own applied
 
 APPLICATION_NAME = "application_name"
 # NAMEDATALEN - 1: PostgreSQL cuts longer application names (src/backend/commands/variable.c).

@@ -15,11 +15,15 @@ A statement is kept by the clients and servers that know it and by nobody else.
 
 from collections import OrderedDict
 from hashlib import blake2b
+from itertools import count
 from weakref import WeakValueDictionary
+
+from pgweir_pooler.session.suspicion import forgets
 
 DEFAULT_MAX_PREPARED = 200
 SERVER_NAME_PREFIX = b"pgweir_"
 _SHAPE_BYTES = 8
+_numbers = count()
 _COLUMN_SIZE = 18  # what follows a column's name in a RowDescription
 # What a client may have prepared at a time; drivers' caches hold 100 to 256 statements.
 MAX_STATEMENTS_PER_CLIENT = 10_000
@@ -69,27 +73,34 @@ class StatementTable:
 class Copy:
     """A statement as one server has prepared it. `shape` stays None until the server has described it."""
 
-    __slots__ = ("shape",)
+    __slots__ = ("number", "shape")
 
     def __init__(self) -> None:
         self.shape: bytes | None = None
+        self.number = next(_numbers)  # of two shapes, that of the later copy is the one of now
 
 
 class ClientStatement:
     """What one client means by a name, or by no name."""
 
-    __slots__ = ("body", "statement", "told")
+    __slots__ = ("before", "body", "statement", "told", "was_read")
 
     def __init__(self, body: bytes | None, statement: Statement | None) -> None:
         self.body = body  # of its Parse message, behind the name; None when it was too long to be kept
         self.statement = statement  # None until it must be prepared by name
         # The copy by whose shape the client reads rows; None while it was told none: then any shape is news to it.
         self.told: Copy | None = None
+        # What the name meant before, until PostgreSQL has answered the Parse; else None.
+        self.before: ClientStatement | None = None
+        # A portal was described while this was the unnamed statement: the client may know a shape that we do not.
+        self.was_read = False
 
     def is_misled_by(self, copy: Copy) -> bool:
         """Whether rows of this copy would be read by the shape of another one."""
         told = self.told
-        return told is not None and told is not copy and told.shape != copy.shape
+        if told is None or told is copy or told.shape is None:  # the last: its preparation came to nothing
+            return False
+        return told.shape != copy.shape
 
 
 class ServerStatements:
@@ -103,14 +114,14 @@ class ServerStatements:
         # Whose unnamed statement the server has; None when nobody's that is known. Forgotten at the end of a loan.
         self.unnamed: ClientStatement | None = None
 
-    def add(self, statement: Statement) -> tuple[Copy, list[Statement]]:
+    def add(self, statement: Statement) -> tuple[Copy, list[tuple[Statement, Copy]]]:
         """A copy that is about to be prepared, and which ones must be closed to make room."""
         copy = Copy()
         self.copies[statement] = copy
         self.copies.move_to_end(statement)
         closed = []
         while len(self.copies) > max(self.limit, 1):
-            closed.append(self.copies.popitem(last=False)[0])
+            closed.append(self.copies.popitem(last=False))
         return copy, closed
 
     def forget(self) -> None:
@@ -139,18 +150,20 @@ class Note:
 
 
 class Removal(Note):
-    """A client's Close of a name."""
+    """A client's Close of a name. What follows it in the pipeline may use the name again."""
 
     __slots__ = ("_client", "_name", "_names")
 
     def __init__(self, names: dict[bytes, ClientStatement], name: bytes) -> None:
         self._names = names
         self._name = name
-        self._client = names.get(name)
+        self._client = names.pop(name, None)
 
-    def answered(self) -> None:
-        if self._client is not None and self._names.get(self._name) is self._client:
-            del self._names[self._name]
+    def dropped(self) -> None:
+        if self._client is not None:
+            newer = self._names.setdefault(self._name, self._client)
+            if newer is not self._client:
+                newer.before = self._client  # its Parse is dropped, too
 
 
 class Preparation(Note):
@@ -191,39 +204,72 @@ class Registration(Note):
         self._name = name
         self._client = client
         self._preparation = preparation
+        client.before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
+        names[name] = client
+
+    def answered(self) -> None:
+        self._client.before = None
+        self._preparation.answered()
 
     def dropped(self) -> None:
         if self._names.get(self._name) is self._client:
             del self._names[self._name]
+            if self._client.before is not None:
+                self._names[self._name] = self._client.before
         self._preparation.dropped()
 
 
 class UnnamedParse(Note):
-    """A client's Parse of the unnamed statement, which was forwarded as it is."""
+    """A client's Parse of the unnamed statement, which was forwarded as it is and may be skipped."""
 
-    __slots__ = ("_client", "_owner", "_server")
+    __slots__ = ("_client", "_owner", "_server", "is_done")
 
-    def __init__(self, owner: "UnnamedOwner", server: ServerStatements, client: ClientStatement) -> None:
+    def __init__(self, owner: "ClientNames", server: ServerStatements, client: ClientStatement) -> None:
         self._owner = owner
         self._server = server
         self._client = client
+        self.is_done = False
+
+    def answered(self) -> None:
+        self.is_done = True
+        if self._owner.unnamed is self._client:
+            self._server.unnamed = self._client
 
     def dropped(self) -> None:
+        self.is_done = True
         # PostgreSQL drops the old unnamed statement before it reads the new one, but not if it skips the Parse; which
         # it was we cannot know. A client that goes on without a new Parse gets 26000.
         if self._owner.unnamed is self._client:
             self._owner.unnamed = None
-        if self._server.unnamed is self._client:
-            self._server.unnamed = None
 
 
-class UnnamedOwner:
-    """Whoever has an unnamed statement."""
+class ClientNames:
+    """What one client has prepared, by its names and by no name."""
 
-    __slots__ = ("unnamed",)
+    __slots__ = ("doomed", "names", "unnamed")
 
     def __init__(self) -> None:
+        self.names: dict[bytes, ClientStatement] = {}
         self.unnamed: ClientStatement | None = None
+        # What had a name when the client sent the DEALLOCATE ALL or DISCARD ALL that is not answered yet.
+        self.doomed: dict[bytes, ClientStatement] | None = None
+
+    def note_forgetting(self, text: bytes, server: ServerStatements) -> None:
+        """A text that was sent may drop all prepared statements: what is parsed behind it is not meant."""
+        if forgets(text):
+            self.doomed = dict(self.names)
+            server.forget()
+
+    def forget(self, server: ServerStatements) -> None:
+        """The server has dropped all prepared statements, the client's among them."""
+        doomed, self.doomed = self.doomed, None
+        if doomed is None:
+            self.names.clear()
+            server.forget()
+            return
+        for name, client in doomed.items():
+            if self.names.get(name) is client:
+                del self.names[name]
 
 
 class Told(Note):
@@ -242,6 +288,36 @@ class Told(Note):
             copy = Copy()
             copy.shape = shape_of(self._parameters, body)
             self._client.told = copy
+            self._client.was_read = False
+
+
+class ToldCopy(Note):
+    """A client's Describe that tells it the shape of a copy."""
+
+    __slots__ = ("_client", "_copy")
+
+    def __init__(self, client: ClientStatement, copy: Copy) -> None:
+        self._client = client
+        self._copy = copy
+
+    def answered(self) -> None:
+        self._client.told = self._copy
+        self._client.was_read = False
+
+
+class Eviction(Note):
+    """Our Close of a copy that made room for another one."""
+
+    __slots__ = ("_copy", "_server", "_statement")
+
+    def __init__(self, server: ServerStatements, statement: Statement, copy: Copy) -> None:
+        self._server = server
+        self._statement = statement
+        self._copy = copy
+
+    def dropped(self) -> None:
+        if self._server.copies.setdefault(self._statement, self._copy) is self._copy:
+            self._server.copies.move_to_end(self._statement, last=False)
 
 
 class Error(Note):

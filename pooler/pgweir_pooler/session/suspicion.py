@@ -25,6 +25,9 @@ LOADED: Final = 64  # a library: it stays until the connection ends
 DISCARDED: Final = 128  # everything the session had is gone: DISCARD ALL
 DEALLOCATED: Final = 256  # all prepared statements are gone
 NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be there before it runs
+HIDDEN: Final = 1024  # settings by names that are in no text of the client's: they cannot be asked for
+RESET: Final = 2048  # not a suspicion: settings went back to what the session began with
+UNTAGGED: Final = SETTINGS | TEMPORARY | LOCKS  # what no tag tells of, see `asks_of`
 EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
 QUESTIONS: Final = EVERYTHING
 
@@ -39,7 +42,7 @@ PIN_REASONS: Final[dict[int, str]] = {
 
 ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"SET\0": SETTINGS,
-    b"RESET\0": SETTINGS,
+    b"RESET\0": SETTINGS | RESET,
     b"PREPARE\0": PREPARED,
     b"DEALLOCATE\0": PREPARED,
     b"DEALLOCATE ALL\0": PREPARED | DEALLOCATED,
@@ -49,10 +52,10 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"CLOSE CURSOR\0": HOLDABLE,
     b"CLOSE CURSOR ALL\0": HOLDABLE,
     b"LOAD\0": LOADED,
-    b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED,
+    b"DISCARD ALL\0": EVERYTHING | DISCARDED | DEALLOCATED | RESET,
     b"DISCARD TEMP\0": TEMPORARY,
-    b"CALL\0": EVERYTHING,
-    b"DO\0": EVERYTHING,
+    b"CALL\0": EVERYTHING | HIDDEN,
+    b"DO\0": EVERYTHING | HIDDEN,
     b"CREATE TABLE\0": TEMPORARY,
     b"CREATE TABLE AS\0": TEMPORARY,
     b"CREATE VIEW\0": TEMPORARY,
@@ -74,6 +77,7 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
 
 # Words of statements that need what the client prepared or listens to on the server before they run.
 _NEEDS_REPLAY = re.compile(rb"\b(?:execute|deallocate|prepare|unlisten|discard)\b")
+_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b[^;]*\ball\b")
 _CACHED_TEXT = 2048
 
 
@@ -112,3 +116,8 @@ _remembered = lru_cache(maxsize=4096)(_asks_of_statement)
 def needs_replay(text: bytes) -> bool:
     """Whether the text may name something that the client prepared by SQL, or a channel that it listens to."""
     return _NEEDS_REPLAY.search(text.lower()) is not None
+
+
+def forgets(text: bytes) -> bool:
+    """Whether the text may drop all prepared statements: DEALLOCATE ALL, DISCARD ALL."""
+    return _FORGETS.search(text.lower()) is not None

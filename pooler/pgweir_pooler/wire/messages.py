@@ -147,6 +147,7 @@ def command_complete(tag: bytes) -> bytes:
 # --- from us to a server
 
 TERMINATE = message(b"X")
+FLUSH = message(b"H")
 
 
 def startup_message(parameters: Mapping[str, str]) -> bytes:
