@@ -74,9 +74,9 @@ async def test_a_client_with_short_timeouts_is_not_kept_waiting() -> None:
     sweep = TimeoutSweep(clients)
     running = asyncio.create_task(sweep.run())
     await asyncio.sleep(0)  # nobody is here: the next look would be in a second
-    clients[0] = Client(client_idle_s=0.01)
-    sweep.joined(clients[0])
+    clients[b"0"] = Client(client_idle_s=0.01)
+    sweep.joined(clients[b"0"])
     async with asyncio.timeout(0.9):
-        await clients[0].left.wait()
+        await clients[b"0"].left.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
