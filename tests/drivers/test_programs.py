@@ -119,7 +119,7 @@ async def test_pgbench(target: Target, tmp_path: Path) -> None:
 
 
 async def _bench(target: Target, clients: int, transactions: int, *arguments: str | Path) -> None:
-    sizes = ("-n", "-c", str(clients), "-j", "1", "-t", str(transactions))
+    sizes = ("-n", "-c", str(clients), "-j", str(clients), "-t", str(transactions))
     out, err = await run_program(target, [embedded_bin_dir() / "pgbench", *sizes, *arguments])
     done = re.search(r"actually processed: (\d+)/(\d+)", out)
     assert done is not None and done.groups() == (str(clients * transactions),) * 2, (out, err)

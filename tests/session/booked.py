@@ -1,7 +1,6 @@
 """What a pipeline owes, one letter each."""
 
 from pgweir_pooler.session.pipeline import (
-    KNOWN_PARSE,
     NAMED_CLOSE,
     NAMED_PARSE,
     OWN_CLOSE,
@@ -12,13 +11,12 @@ from pgweir_pooler.session.pipeline import (
     Pipeline,
 )
 
-# A message that is refused, the client's Parse, Close and Describe with a note, a Parse that is known; then our own.
+# A message that is refused, the client's Parse, Close and Describe with a note; then our own.
 _LETTERS = {
     REFUSAL: "!",
     NAMED_PARSE: "p",
     NAMED_CLOSE: "k",
     TOLD_DESCRIBE: "t",
-    KNOWN_PARSE: "n",
     OWN_PARSE: "o",
     OWN_DESCRIBE: "w",
     OWN_CLOSE: "x",

@@ -6,7 +6,6 @@
 import pytest
 
 from pgweir_pooler.session.pipeline import (
-    KNOWN_PARSE,
     MAYBE_SYNC,
     NAMED_CLOSE,
     NAMED_PARSE,
@@ -359,7 +358,6 @@ class Heard(Note):
         (NAMED_CLOSE, "3", [None], ["answered"]),
         (TOLD_DESCRIBE, "tT", [None, None], ["t:t", "T:T", "answered"]),
         (TOLD_DESCRIBE, "tn", [None, None], ["t:t", "n:n", "answered"]),
-        (KNOWN_PARSE, "3", [b"1\0\0\0\4"], ["answered"]),
         (OWN_PARSE, "1", [b""], ["answered"]),
         (OWN_DESCRIBE, "tT", [b"", b""], ["t:t", "T:T", "answered"]),
         (OWN_DESCRIBE, "tn", [b"", b""], ["t:t", "n:n", "answered"]),
@@ -383,7 +381,7 @@ def test_a_note_hears_the_replies_to_its_message(
     assert not pipeline.notes
 
 
-@pytest.mark.parametrize("entry", [NAMED_PARSE, NAMED_CLOSE, TOLD_DESCRIBE, KNOWN_PARSE, OWN_PARSE, OWN_CLOSE])
+@pytest.mark.parametrize("entry", [NAMED_PARSE, NAMED_CLOSE, TOLD_DESCRIBE, OWN_PARSE, OWN_CLOSE])
 def test_notes_hear_that_their_messages_failed_or_were_skipped(entry: int) -> None:
     pipeline, notes = Pipeline(), [Heard() for _ in range(3)]
     pipeline.expect(entry, notes[0])

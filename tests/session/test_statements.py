@@ -10,7 +10,6 @@ from pgweir_pooler.session.statements import (
     ClientStatement,
     Copy,
     Eviction,
-    FirstParse,
     Preparation,
     Registration,
     Removal,
@@ -174,14 +173,22 @@ def test_a_preparation_knows_its_shape_when_it_is_described() -> None:
 # --- a client's names
 
 
+def registered(names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> Registration:
+    """The note of a Parse."""
+    server = ServerStatements()
+    statement = StatementTable().intern(BODY, 0)
+    copy, _ = server.add(statement)
+    return Registration(names, name, client, Preparation(server, statement, copy))
+
+
 def test_a_name_is_good_unless_its_parse_fails() -> None:
     names: dict[bytes, ClientStatement] = {}
     client = client_statement()
-    note = Registration(names, b"s", client)
+    note = registered(names, b"s", client)
     assert names == {b"s": client}  # the pipeline may use it at once
     note.answered()
     assert names == {b"s": client}
-    note = Registration(names, b"t", client_statement())
+    note = registered(names, b"t", client_statement())
     note.dropped()
     assert names == {b"s": client}
 
@@ -194,12 +201,12 @@ def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     removal.dropped()
     assert names == {b"s": old}
     removal = Removal(names, b"s")
-    registration = Registration(names, b"s", new)
+    registration = registered(names, b"s", new)
     removal.dropped()
     assert names == {b"s": new}
     registration.dropped()
     assert names == {b"s": old}
-    removal, registration = Removal(names, b"s"), Registration(names, b"s", new)
+    removal, registration = Removal(names, b"s"), registered(names, b"s", new)
     removal.answered()
     registration.answered()
     assert names == {b"s": new}
@@ -208,11 +215,11 @@ def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     assert names == {b"s": new}
 
 
-def test_a_first_parse_is_both() -> None:
+def test_a_parse_that_fails_has_prepared_nothing() -> None:
     table, server, names = StatementTable(), ServerStatements(), dict[bytes, ClientStatement]()
     statement = table.intern(BODY, 0)
     copy, _ = server.add(statement)
-    note = FirstParse(names, b"s", client_statement(), Preparation(server, statement, copy))
+    note = Registration(names, b"s", client_statement(), Preparation(server, statement, copy))
     note.answered()
     assert (list(names), list(server.copies)) == ([b"s"], [statement])
     note.dropped()

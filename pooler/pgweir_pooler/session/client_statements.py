@@ -17,7 +17,6 @@ from pgweir_pooler.errors import (
     UnknownStatement,
 )
 from pgweir_pooler.session.pipeline import (
-    KNOWN_PARSE,
     NAMED_CLOSE,
     NAMED_PARSE,
     OWN_CLOSE,
@@ -34,7 +33,6 @@ from pgweir_pooler.session.statements import (
     ClientStatement,
     Copy,
     Eviction,
-    FirstParse,
     Note,
     Preparation,
     Registration,
@@ -51,7 +49,6 @@ from pgweir_pooler.wire.framing import (
     CLOSE,
     DESCRIBE,
     HEADER_SIZE,
-    IN_FAILED_TRANSACTION,
     PARSE,
     QUERY,
     SYNC,
@@ -199,16 +196,8 @@ class ClientStatements(ClientNames):
         """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
         statement = self.table.intern(body, asks_of_statement(body))
         client = ClientStatement(body, statement)
-        server = pipeline.statements
-        if statement not in server.copies:
-            return self._prepare(statement, pipeline, registers=(name, client))
-        server.copies.move_to_end(statement)
-        note = Registration(self.names, name, client)
-        if pipeline.status == IN_FAILED_TRANSACTION and not pipeline.owed:
-            pipeline.expect(NAMED_PARSE, note)  # it will be refused for the transaction, before it is found to exist
-            return message(b"P", statement.name + b"\0" + body)
-        pipeline.expect(KNOWN_PARSE, note)
-        return _CLOSE_NOTHING
+        # Also where the server has it: a Parse means the tables as they are now, and that copy may be of before.
+        return self._prepare(statement, pipeline, registers=(name, client))
 
     def _parse_unnamed(self, data: bytes, begin: int, after: int, pipeline: Pipeline) -> int:
         """`begin` is where its body begins."""
@@ -253,7 +242,7 @@ class ClientStatements(ClientNames):
         if registers is None:
             pipeline.expect(OWN_PARSE, note)
         else:
-            pipeline.expect(NAMED_PARSE, FirstParse(self.names, *registers, note))
+            pipeline.expect(NAMED_PARSE, Registration(self.names, *registers, note))
         pipeline.expect(OWN_DESCRIBE, note)
         pieces.append(message(b"P", statement.name + b"\0" + statement.body))
         pieces.append(message(b"D", b"S" + statement.name + b"\0"))

@@ -67,15 +67,11 @@ REFUSAL = 0x101  # a Bind that PostgreSQL rejects, in place of a message that we
 NAMED_PARSE = 0x102  # the client's Parse, under our name
 NAMED_CLOSE = 0x103  # the client's Close of a name
 TOLD_DESCRIBE = 0x104  # the client's Describe of its unnamed statement
-KNOWN_PARSE = (
-    0x105  # a Close of nothing, in place of a Parse of what the server has: ParseComplete is made of its reply
-)
-OWN_PARSE = 0x106
-OWN_DESCRIBE = 0x107
-OWN_CLOSE = 0x108
+OWN_PARSE = 0x105
+OWN_DESCRIBE = 0x106
+OWN_CLOSE = 0x107
 _FIRST_WITH_NOTE = REFUSAL
 
-_PARSED = b"1\0\0\0\4"  # ParseComplete
 
 # Entries that may have no reply at all.
 _UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
@@ -92,13 +88,12 @@ _TAKES: dict[int, tuple[int, ...]] = {
     NAMED_PARSE: (PARSE_COMPLETE,),
     NAMED_CLOSE: (CLOSE_COMPLETE,),
     TOLD_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
-    KNOWN_PARSE: (CLOSE_COMPLETE,),
     OWN_PARSE: (PARSE_COMPLETE,),
     OWN_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     OWN_CLOSE: (CLOSE_COMPLETE,),
 }
 # What goes to the client in place of any reply to such an entry.
-_REPLACED: dict[int, bytes] = {KNOWN_PARSE: _PARSED, OWN_PARSE: b"", OWN_DESCRIBE: b"", OWN_CLOSE: b""}
+_REPLACED: dict[int, bytes] = {OWN_PARSE: b"", OWN_DESCRIBE: b"", OWN_CLOSE: b""}
 # The usual replies, each with the only entry that it takes away without more ado.
 SIMPLY_TAKES: dict[int, int] = {
     PARSE_COMPLETE: PARSE,

@@ -118,6 +118,7 @@ class ServerStatements:
         """A copy that is about to be prepared, and which ones must be closed to make room."""
         copy = Copy()
         self.copies[statement] = copy
+        self.copies.move_to_end(statement)
         closed = []
         while len(self.copies) > max(self.limit, 1):
             closed.append(self.copies.popitem(last=False))
@@ -146,28 +147,6 @@ class Note:
 
     def dropped(self) -> None:
         """The server failed at it, or skipped it."""
-
-
-class Registration(Note):
-    """A client's Parse: its name is good once the server says so."""
-
-    __slots__ = ("_client", "_name", "_names")
-
-    def __init__(self, names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> None:
-        self._names = names
-        self._name = name
-        self._client = client
-        client.before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
-        names[name] = client
-
-    def answered(self) -> None:
-        self._client.before = None
-
-    def dropped(self) -> None:
-        if self._names.get(self._name) is self._client:
-            del self._names[self._name]
-            if self._client.before is not None:
-                self._names[self._name] = self._client.before
 
 
 class Removal(Note):
@@ -209,10 +188,10 @@ class Preparation(Note):
             del self._server.copies[self._statement]
 
 
-class FirstParse(Registration):
-    """A client's Parse that also prepares the statement on the server."""
+class Registration(Note):
+    """A client's Parse, by which the statement is prepared on the server: the name is good once the server says so."""
 
-    __slots__ = ("_preparation",)
+    __slots__ = ("_client", "_name", "_names", "_preparation")
 
     def __init__(
         self,
@@ -221,15 +200,21 @@ class FirstParse(Registration):
         client: ClientStatement,
         preparation: Preparation,
     ) -> None:
-        super().__init__(names, name, client)
+        self._names = names
+        self._name = name
+        self._client = client
         self._preparation = preparation
+        client.before = names.get(name)  # behind a DEALLOCATE ALL that may come to nothing
+        names[name] = client
 
     def answered(self) -> None:
-        super().answered()
-        self._preparation.answered()
+        self._client.before = None
 
     def dropped(self) -> None:
-        super().dropped()
+        if self._names.get(self._name) is self._client:
+            del self._names[self._name]
+            if self._client.before is not None:
+                self._names[self._name] = self._client.before
         self._preparation.dropped()
 
 
