@@ -33,7 +33,7 @@ class Client:
 
 
 def sweep_of(*clients: Client) -> TimeoutSweep:
-    return TimeoutSweep(cast("dict[int, ClientSession]", dict(enumerate(clients))))
+    return TimeoutSweep(cast("dict[bytes, ClientSession]", {b"%d" % n: client for n, client in enumerate(clients)}))
 
 
 async def test_it_gives_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +70,13 @@ async def test_what_is_wrong_with_one_client_keeps_no_other_waiting() -> None:
 
 
 async def test_a_client_with_short_timeouts_is_not_kept_waiting() -> None:
-    clients: dict[int, Any] = {}
+    clients: dict[bytes, Any] = {}
     sweep = TimeoutSweep(clients)
     running = asyncio.create_task(sweep.run())
     await asyncio.sleep(0)  # nobody is here: the next look would be in a second
-    clients[0] = Client(client_idle_s=0.01)
-    sweep.joined(clients[0])
+    clients[b"0"] = Client(client_idle_s=0.01)
+    sweep.joined(clients[b"0"])
     async with asyncio.timeout(0.9):
-        await clients[0].left.wait()
+        await clients[b"0"].left.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -163,7 +163,7 @@ async def test_a_query_that_ignores_its_cancel_costs_the_session(pooler: NewPool
     fields = await last_words(client)
     assert (fields["S"], fields["C"]) == ("FATAL", "57014")
     assert fields["M"].startswith("(QueryTimeout) ")
-    assert fake.cancels >= 1
+    assert fake.cancel_keys
     await until(lambda: fake.backends[0].has_ended, "the deaf server closed")
     other = await RawClient.connect(process.address(entry))
     assert messages.tags(await other.query("select 1")) == b"TDCZ"
