@@ -1,7 +1,6 @@
 """Real work by real drivers through both modes: psycopg 3 (sync, async, pipeline), asyncpg, pg8000.
 
-In transaction mode a driver must not keep prepared statements over transactions, so each is told so by its own
-option; in session mode each runs with its defaults.
+Each runs with its defaults in both.
 """
 
 import asyncio
@@ -32,7 +31,7 @@ CLIENTS = 6 * POOL_SIZE
 def psycopg_options(route: Route) -> dict[str, Any]:
     """`connect` keywords for this route."""
     address = route.address
-    options: dict[str, Any] = {
+    return {
         "host": address.host,
         "port": address.port,
         "dbname": address.database,
@@ -40,15 +39,12 @@ def psycopg_options(route: Route) -> dict[str, Any]:
         "password": address.password,
         "sslmode": "disable",
     }
-    if not route.is_session:
-        options["prepare_threshold"] = None
-    return options
 
 
 def asyncpg_options(route: Route) -> dict[str, Any]:
     """`connect` keywords for this route."""
     address = route.address
-    options: dict[str, Any] = {
+    return {
         "host": address.host,
         "port": address.port,
         "database": address.database,
@@ -56,9 +52,6 @@ def asyncpg_options(route: Route) -> dict[str, Any]:
         "password": address.password,
         "ssl": False,
     }
-    if not route.is_session:
-        options["statement_cache_size"] = 0
-    return options
 
 
 def pg8000_options(route: Route) -> dict[str, Any]:
@@ -258,11 +251,11 @@ async def _asyncpg_works(connection: Any) -> None:
 
 async def test_asyncpg_recovers_and_reads_much(route: Route) -> None:
     async with asyncpg_connection(route) as connection:
-        await _asyncpg_recovers(connection, route)
+        await _asyncpg_recovers(connection)
     await until_quiet(route.process, route.database)
 
 
-async def _asyncpg_recovers(connection: Any, route: Route) -> None:
+async def _asyncpg_recovers(connection: Any) -> None:
     await connection.execute("create table keys (id int primary key); insert into keys values (1)")
     for _ in range(10):
         with pytest.raises(asyncpg.UniqueViolationError):
@@ -275,16 +268,8 @@ async def _asyncpg_recovers(connection: Any, route: Route) -> None:
     assert await connection.fetchval("select 1") == 1
     large = f"select i, repeat('x', 100) t from generate_series(1, {LARGE_ROWS}) i where i > $1"
     assert len(await connection.fetch(large, 0)) == LARGE_ROWS
-    if route.is_session:
-        async with connection.transaction():
-            assert [row["i"] async for row in connection.cursor(large, 0, prefetch=500)] == [*range(1, LARGE_ROWS + 1)]
-        return
-    # Its cursors are named statements whatever its options say: refused by name, and the session goes on.
-    with pytest.raises(asyncpg.FeatureNotSupportedError, match="named prepared statements"):  # noqa: PT012
-        async with connection.transaction():
-            async for _ in connection.cursor(large, 0):
-                pass
-    assert await connection.fetchval("select $1::int", 7) == 7
+    async with connection.transaction():
+        assert [row["i"] async for row in connection.cursor(large, 0, prefetch=500)] == [*range(1, LARGE_ROWS + 1)]
 
 
 async def test_more_asyncpg_clients_than_servers(route: Route) -> None:

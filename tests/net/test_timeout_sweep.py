@@ -33,7 +33,7 @@ class Client:
 
 
 def sweep_of(*clients: Client) -> TimeoutSweep:
-    return TimeoutSweep(cast("dict[bytes, ClientSession]", {b"%d" % i: client for i, client in enumerate(clients)}))
+    return TimeoutSweep(cast("dict[bytes, ClientSession]", {b"%d" % n: client for n, client in enumerate(clients)}))
 
 
 async def test_it_gives_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,10 +225,10 @@ def test_names_of_clients_do_not_get_to_the_server() -> None:
     for _ in range(3):
         client = Client(table)
         assert told(client.on(server, parse("mine") + bind("mine") + EXECUTE + SYNC)) == "1 2 C Z"
-        assert not any(b"mine" in body for _, body in server.got)
-        # For each client: a Parse means the tables as they are now.
-        assert b"pgweir_1\0select n\0\0\0" in [body for _, body in server.take()]
-    assert list(server.prepared) == [b"pgweir_1"]
+        assert not any(b"mine" in body for _, body in server.take())
+        assert told(client.on(server, bind("mine") + close("mine") + SYNC)) == "2 3 Z"
+        assert [message(*each) for each in server.take()][-2:] == [NOTHING_CLOSED, SYNC]
+    assert list(server.prepared) == [b"pgweir_1"]  # one for all
 
 
 def test_what_postgres_gets_for_a_refused_message() -> None:

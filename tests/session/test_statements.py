@@ -173,21 +173,22 @@ def test_a_preparation_knows_its_shape_when_it_is_described() -> None:
 # --- a client's names
 
 
-def preparation() -> Preparation:
-    statement = StatementTable().intern(BODY, 0)
+def registered(names: dict[bytes, ClientStatement], name: bytes, client: ClientStatement) -> Registration:
+    """The note of a Parse."""
     server = ServerStatements()
+    statement = StatementTable().intern(BODY, 0)
     copy, _ = server.add(statement)
-    return Preparation(server, statement, copy)
+    return Registration(names, name, client, Preparation(server, statement, copy))
 
 
 def test_a_name_is_good_unless_its_parse_fails() -> None:
     names: dict[bytes, ClientStatement] = {}
     client = client_statement()
-    note = Registration(names, b"s", client, preparation())
+    note = registered(names, b"s", client)
     assert names == {b"s": client}  # the pipeline may use it at once
     note.answered()
     assert names == {b"s": client}
-    note = Registration(names, b"t", client_statement(), preparation())
+    note = registered(names, b"t", client_statement())
     note.dropped()
     assert names == {b"s": client}
 
@@ -200,12 +201,12 @@ def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     removal.dropped()
     assert names == {b"s": old}
     removal = Removal(names, b"s")
-    registration = Registration(names, b"s", new, preparation())
+    registration = registered(names, b"s", new)
     removal.dropped()
     assert names == {b"s": new}
     registration.dropped()
     assert names == {b"s": old}
-    removal, registration = Removal(names, b"s"), Registration(names, b"s", new, preparation())
+    removal, registration = Removal(names, b"s"), registered(names, b"s", new)
     removal.answered()
     registration.answered()
     assert names == {b"s": new}
@@ -214,7 +215,7 @@ def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     assert names == {b"s": new}
 
 
-def test_a_first_parse_is_both() -> None:
+def test_a_parse_that_fails_has_prepared_nothing() -> None:
     table, server, names = StatementTable(), ServerStatements(), dict[bytes, ClientStatement]()
     statement = table.intern(BODY, 0)
     copy, _ = server.add(statement)

@@ -137,9 +137,13 @@ def _with_server(session: "ClientSession", server: "ServerConnection", watch: Wa
     transaction_started = session.transaction_started
     started = session.query_started
     if pipeline.is_settled and not is_mid_message:
-        watch.silent_since = 0.0
         # The beginning of a message that could not be forwarded yet is in nobody's books but counts as a word.
-        since = max(session.ready_at, started)
+        if not session.stream.held:
+            watch.silent_since = 0.0
+        elif session.is_heard:
+            session.is_heard = False
+            watch.silent_since = now
+        since = max(session.ready_at, started, watch.silent_since)
         if (session.mode == SESSION or session.pins) and pipeline.status == IDLE:
             return Sight(Phase.IDLE, since)
         return Sight(Phase.HOLDING, since, transaction_started=transaction_started)

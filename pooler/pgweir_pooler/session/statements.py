@@ -209,7 +209,6 @@ class Registration(Note):
 
     def answered(self) -> None:
         self._client.before = None
-        self._preparation.answered()
 
     def dropped(self) -> None:
         if self._names.get(self._name) is self._client:
