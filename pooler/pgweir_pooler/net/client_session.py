@@ -417,6 +417,7 @@ class ClientSession(PausableProtocol):
     def errand_ended(self, server: ServerConnection) -> None:
         """What the session has become is known, and the client has been told that it is ready."""
         self.stream.loan_ended()
+        self._is_ordinary = not self.pins and self._closing_error is None
         if self.pins:
             self.keep(server)
         else:
