@@ -88,7 +88,7 @@ class Boundary:
     def _learn(self, answer: Answer) -> None:
         session, server, asks = self._session, self._server, self._asks
         if asks & SETTINGS:
-            settings = answer.settings
+            settings = {name.lower(): value for name, value in answer.settings.items()}  # as startup settings are
             if answer.role != "none":
                 settings["role"] = answer.role
             if answer.session_user != session.held.endpoint.user:
