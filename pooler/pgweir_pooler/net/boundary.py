@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pgweir_pooler.errors import ServerLost
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.session_state import Answer, is_single, question
-from pgweir_pooler.session.settings import changed_parameters
+from pgweir_pooler.session.settings import changed_parameters, literal, reading_settings
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
     DEALLOCATED,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
 
 _PINNING = TEMPORARY | HOLDABLE | LOCKS
+_UTF8 = b"UTF8"
 _OWN_PREFIX = SERVER_NAME_PREFIX.decode()
 
 
@@ -94,27 +95,40 @@ class Boundary:
             if answer.session_user != session.held.endpoint.user:
                 settings["session_authorization"] = answer.session_user
             server.settings = session.clients.interned(tuple(sorted(settings.items())))
+            text = session.stream.statement_texts().lower()
+            was_reset = b"reset" in text or b"discard" in text or b"default" in text
             for name, value in session.startup_settings:
-                settings.setdefault(name, value)
+                # A name of the client's own is empty when it was reset, as it is when it was set to that.
+                if name not in settings or (was_reset and "." in name and not settings[name]):
+                    settings[name] = value
             session.settings = session.clients.interned(tuple(sorted(settings.items())))
+            session.stream.reads_by(reading_settings(session.settings))
         if asks & PREPARED:
             self._learn_statements(answer)
         session.pins = session.pins & ~(asks & _PINNING) | answer.found
+        statements = server.stream.pipeline.statements
+        if session.pins & TEMPORARY:
+            statements.is_reading_changed = True  # its tables hide others
+        else:
+            statements.reading_restored()
 
     def _learn_statements(self, answer: Answer) -> None:
         session, server = self._session, self._server
         by_sql = answer.sql_statements
         own = {name for name in answer.statements if not name.startswith(_OWN_PREFIX)}
         # Names of the client's that were put there for SQL's use and are gone: SQL has deallocated them.
-        for name in server.sql_names - own - by_sql.keys():
+        gone = server.sql_names - own - by_sql.keys()
+        for name in gone:
             session.statement_names().pop(name.encode(), None)
         server.sql_names = own | by_sql.keys()
-        session.sql_statements = by_sql
-        if all(is_single(text) for text in by_sql.values()):
+        # What was not brought to this server is still the client's.
+        kept = {name: text for name, text in session.sql_statements.items() if name not in gone}
+        session.sql_statements = known = {**kept, **by_sql}
+        if all(is_single(text) for text in known.values()):
             session.pins &= ~PREPARED
         else:
             session.pins |= PREPARED  # its text is part of a longer one, which must not run again
-        session.stream.replay_wanted(is_wanted=bool(by_sql))
+        session.stream.replay_wanted(is_wanted=bool(known))
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost or error or self._session.is_closing:
@@ -139,13 +153,8 @@ class Boundary:
 def replay(session: "ClientSession", server: ServerConnection) -> None:
     """Brings to the server what the text in front of which the client was stopped may name, then lets it go on."""
     text = session.stream.stopped
-    messages = []
-    tags = []
-    for name, statement in session.sql_statements.items():
-        if name not in server.sql_names:
-            messages.append(query(statement.encode()))
-            tags.append(QUERY)
-            server.sql_names.add(name)
+    messages = _replay_sql_statements(session, server)
+    tags = [QUERY] * len(messages)
     for raw, known in session.statement_names().items():
         name = raw.decode("utf-8", "replace")
         if raw in text and name not in server.sql_names and known.body is not None:
@@ -157,6 +166,8 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
         session.resume()
         return
 
+    is_reading_changed = server.stream.pipeline.statements.is_reading_changed
+
     def replayed(server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost:
             session.errand_failed(error_of(error))
@@ -166,8 +177,22 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
         else:
             # What failed is not there, and the client's statement will say so.
             server.stream.asks = 0
+            server.stream.pipeline.statements.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()
 
     session.lend_for_errand(server)
     server.run_errand(b"".join(messages), tags, replayed)
+
+
+def _replay_sql_statements(session: "ClientSession", server: ServerConnection) -> list[bytes]:
+    """Query messages that prepare on the server what the client has prepared by SQL."""
+    texts = []
+    for name, statement in session.sql_statements.items():
+        if name not in server.sql_names:
+            texts.append(statement)
+            server.sql_names.add(name)
+    encoding = server.stream.parameters.get(b"client_encoding", _UTF8).decode()
+    if texts and encoding.encode() != _UTF8:  # they are kept in UTF-8, as `session_state` reads them
+        texts = ["SET client_encoding TO 'UTF8'", *texts, f"SET client_encoding TO {literal(encoding)}"]
+    return [query(text.encode()) for text in texts]

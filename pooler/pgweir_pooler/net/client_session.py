@@ -28,7 +28,8 @@ from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream, says_goodbye
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
-from pgweir_pooler.session.suspicion import LOADED, SETTINGS
+from pgweir_pooler.session.settings import reading_settings
+from pgweir_pooler.session.suspicion import DEALLOCATED, LOADED, SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import IDLE, QUERY
 from pgweir_pooler.wire.messages import error_response_for
@@ -104,7 +105,7 @@ class ClientSession(PausableProtocol):
         self.pins = 0  # why the client keeps its server between transactions: bits of `suspicion`
         self.mode = mode
         self.key = key  # process id and secret as one number: what a CancelRequest must carry
-        self.stream = FrontendStream(None if mode == SESSION else held.statements)
+        self.stream = FrontendStream(None if mode == SESSION else held.statements, reading_settings(settings))
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
         self._lost_in_a_row = 0  # servers that ended before they took our settings
@@ -349,8 +350,13 @@ class ClientSession(PausableProtocol):
 
     def _count(self, backend: "BackendStream") -> None:
         """Takes over what has been counted since the last time, and names that may be settings'."""
-        if (backend.asks | self.stream.asks) & SETTINGS:
+        if (backend.asks | self.stream.all_asks()) & SETTINGS:
             self.note_custom_names(custom_names(self.stream.statement_texts()))
+        if backend.asks & DEALLOCATED and self.server is not None:
+            backend.asks &= ~DEALLOCATED  # what is prepared from now on is there to stay
+            backend.pipeline.statements.forget()
+            self.server.sql_names.clear()
+            self.forget_statements()
         if backend.ready_count:
             now = monotonic()
             counters = self.held.counters
@@ -382,7 +388,7 @@ class ClientSession(PausableProtocol):
             self.resume()
         elif pipeline.is_settled:
             replay(self, server)
-        elif not pipeline.owed:
+        elif not pipeline.owed or pipeline.is_copying_in:
             stream.is_replayed = True  # in the middle of a pipeline: nothing of ours may come between
             self.resume()
 

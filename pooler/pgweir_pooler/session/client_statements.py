@@ -19,10 +19,12 @@ from pgweir_pooler.errors import (
 from pgweir_pooler.session.pipeline import (
     KNOWN_PARSE,
     NAMED_CLOSE,
+    NAMED_DESCRIBE,
     NAMED_PARSE,
     OWN_CLOSE,
     OWN_DESCRIBE,
     OWN_PARSE,
+    TOLD_BIND,
     TOLD_DESCRIBE,
     Pipeline,
 )
@@ -36,19 +38,22 @@ from pgweir_pooler.session.statements import (
     Preparation,
     Registration,
     Removal,
+    ServerStatements,
     Statement,
     StatementTable,
+    Tells,
     Told,
     UnnamedOwner,
     UnnamedParse,
 )
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import NEEDS_REPLAY, asks_of_statement
 from pgweir_pooler.wire.framing import (
     BIND,
     CLOSE,
     DESCRIBE,
     HEADER_SIZE,
-    IN_FAILED_TRANSACTION,
+    IDLE,
     PARSE,
     QUERY,
     SYNC,
@@ -71,6 +76,9 @@ _STATEMENT = 0x53  # S in Describe and Close
 # A Bind to a statement that nobody can have, for names of clients do not get to the server. PostgreSQL answers it as it
 # would any statement that is unknown: the transaction fails, and it skips to the next Sync.
 REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
+# A name for a Parse that is sent for the sake of its error alone.
+_SPARE = b"pgweir_spare"
+_CLOSE_SPARE = message(b"C", b"S" + _SPARE + b"\0")
 # Always answered by CloseComplete.
 _CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
 _FLUSH = message(b"H")
@@ -80,18 +88,21 @@ _NOTE = Note()
 class ClientStatements(UnnamedOwner):
     """The statements of one client. `table` is that of its pool."""
 
-    __slots__ = ("_awaited", "_text_bytes", "asks", "bound", "is_replayed", "names", "piece", "resume", "table")
+    __slots__ = ("_awaited", "_awaits_all", "_text_bytes", "asks", "bound", "closing", "is_replayed", "names", "piece", "reading", "resume", "table")
 
-    def __init__(self, table: StatementTable) -> None:
+    def __init__(self, table: StatementTable, reading: Settings) -> None:
         super().__init__()
         self.table = table
+        self.reading = reading  # the client's settings that decide what a text means
         self.names: dict[bytes, ClientStatement] = {}
+        self.closing: set[bytes] = set()  # names whose Close is not answered yet
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
-        self.bound: list[Statement] = []  # in this loan
+        self.bound: dict[Statement, bytes] = {}  # in this loan, and as what
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
+        self._awaits_all = False  # what was sent before must be answered first
         self._text_bytes = 0
 
     def loan_ended(self) -> None:
@@ -100,6 +111,7 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False
         self.bound.clear()
         self._awaited = None
+        self._awaits_all = False
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
@@ -113,10 +125,14 @@ class ClientStatements(UnnamedOwner):
             pipeline.owed.append(tag)
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
-        return self._describe(name, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
+        return (self._describe if tag == DESCRIBE else self._close)(name, pos, after, pipeline)
 
     def can_go_on(self, pipeline: Pipeline) -> bool:
         """Whether what `stop` waits for has come, or will not come."""
+        if self._awaits_all:
+            if pipeline.owed and not (pipeline.is_skipping or pipeline.is_copying_in):
+                return False
+            self._awaits_all = False
         if self._awaited is None:
             return True
         statement, copy = self._awaited
@@ -150,9 +166,11 @@ class ClientStatements(UnnamedOwner):
             )
         if after > len(data):
             return INCOMPLETE
-        if name in self.names:
-            return self._refuse(DuplicateStatement(name), after, pipeline)
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
         body = data[stop + 1 : after]
+        if name in self.names:
+            return self._refuse_duplicate(name, body, after, pipeline)
         if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
             self._text_bytes = sum(len(c.body or b"") for c in self.names.values())
             if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
@@ -164,17 +182,24 @@ class ClientStatements(UnnamedOwner):
 
     def _register(self, name: bytes, body: bytes, pipeline: Pipeline) -> bytes:
         """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
-        statement = self.table.intern(body, asks_of_statement(body))
+        statement = self.table.intern(body, asks_of_statement(body), self.reading)
         client = ClientStatement(body, statement)
         self.names[name] = client
         server = pipeline.statements
-        if statement not in server.copies:
+        copy = server.copies.get(statement)
+        if (
+            copy is None
+            or server.is_reading_changed
+            or (copy.shape is None and pipeline.has_boundary)  # what was sent before may be skipped
+        ):
             return self._prepare(statement, pipeline, registers=(name, client))
         server.copies.move_to_end(statement)
         note = Registration(self.names, name, client)
-        if pipeline.status == IN_FAILED_TRANSACTION and not pipeline.owed:
-            pipeline.expect(NAMED_PARSE, note)  # it will be refused for the transaction, before it is found to exist
-            return message(b"P", statement.name + b"\0" + body)
+        if pipeline.status != IDLE:
+            # In a failed transaction, as far as is known, PostgreSQL will refuse it: a text of no consequence tells.
+            pipeline.expect(OWN_CLOSE, _NOTE)
+            pipeline.expect(NAMED_PARSE, note)
+            return _CLOSE_SPARE + message(b"P", _SPARE + b"\0" + body)
         pipeline.expect(KNOWN_PARSE, note)
         return _CLOSE_NOTHING
 
@@ -229,17 +254,17 @@ class ClientStatements(UnnamedOwner):
             return AS_IS
         name = data[begin:stop]
         client = self.names.get(name) if name else self.unnamed
+        if (client is None or not client.is_settled) and self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
         if not name and server.unnamed is client:
             pipeline.owed.append(BIND)
             return AS_IS
-        statement = client.statement
-        if statement is None or statement.is_retired:
-            if client.body is None:
-                return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
+        statement = self._statement_of(client, server)
+        if statement is None:
+            return self._refuse(UnknownStatement(name), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
         copy = server.copies.get(statement)
@@ -247,9 +272,12 @@ class ClientStatements(UnnamedOwner):
         if copy is None:
             self.piece = self._prepare(statement, pipeline)
             copy = server.copies[statement]
+        elif copy.shape is None and pipeline.has_boundary:
+            return self._await_all(pos)  # it may be skipped
         else:
             server.copies.move_to_end(statement)
-        if client.told is not copy:
+        told = client.told
+        if told is not copy:
             if _is_described(data, after):
                 client.told = copy
             elif client.told is not None:
@@ -258,13 +286,33 @@ class ClientStatements(UnnamedOwner):
                 if client.is_misled_by(copy):
                     return self._refuse(CachedPlanChanged(), after, pipeline)
         self.asks |= statement.asks & ~NEEDS_REPLAY
-        self.bound.append(statement)
-        pipeline.owed.append(BIND)
+        self.bound[statement] = name
+        pipeline.bound = self.bound
+        if told is None or told is client.told:
+            pipeline.owed.append(BIND)
+        else:
+            pipeline.expect(TOLD_BIND, Tells(client, told))
         length = after - pos - 1 + len(statement.name) - len(name)
         head = b"B" + length.to_bytes(4, "big") + data[pos + HEADER_SIZE : begin] + statement.name
         self.piece = self.piece + head if self.piece else head
         self.resume = stop
         return EDITED
+
+    def _statement_of(self, client: ClientStatement, server: ServerStatements) -> Statement | None:
+        """What it is called on this server; None when its text is not known.
+
+        A server that has not prepared it reads the text by the settings that the client has now.
+        """
+        statement = client.statement
+        if (
+            statement is None
+            or statement.is_retired
+            or (statement.reading != self.reading and statement not in server.copies)
+        ):
+            if client.body is None:
+                return None
+            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body), self.reading)
+        return statement
 
     def _await(self, statement: Statement, copy: Copy, pos: int) -> int:
         self.piece += _FLUSH  # else PostgreSQL keeps its description to itself
@@ -272,36 +320,69 @@ class ClientStatements(UnnamedOwner):
         self._awaited = (statement, copy)
         return STOP
 
+    def _is_unsettled(self, name: bytes, pipeline: Pipeline) -> bool:
+        """Whether an answer that is still to come, of another batch, decides what the name stands for.
+
+        In the batch itself an error would have all that follows skipped.
+        """
+        if not pipeline.has_boundary:
+            return False
+        client = self.names.get(name) if name else None
+        return name in self.closing or (client is not None and not client.is_settled)
+
+    def _await_all(self, pos: int) -> int:
+        self.piece = _FLUSH
+        self.resume = pos
+        self._awaits_all = True
+        return STOP
+
     # --- Describe and Close of statements
 
-    def _describe(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+    def _describe(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
         client = self.names.get(name) if name else self.unnamed
         if client is None:
-            return self._refuse(UnknownStatement(name), after, pipeline)
+            return self._refuse(UnknownStatement(name, is_bind=False), after, pipeline)
         server = pipeline.statements
         if not name and server.unnamed is client:
             pipeline.expect(TOLD_DESCRIBE, Told(client))
             return AS_IS
-        statement = client.statement
-        if statement is None or statement.is_retired:
-            if client.body is None:
-                return self._refuse(UnknownStatement(name), after, pipeline)
-            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body))
-        prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
+        statement = self._statement_of(client, server)
+        if statement is None:
+            return self._refuse(UnknownStatement(name, is_bind=False), after, pipeline)
+        if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            return REPLAY
+        copy = server.copies.get(statement)
+        prepared = b""
+        if copy is None:
+            prepared = self._prepare(statement, pipeline)
+        elif copy.shape is None and pipeline.has_boundary:
+            return self._await_all(pos)
+        pipeline.expect(NAMED_DESCRIBE, Tells(client, client.told))
         client.told = server.copies[statement]
-        pipeline.owed.append(DESCRIBE)
         self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")
         self.resume = after
         return EDITED
 
-    def _close(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+    def _close(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         if not name:
             self.unnamed = pipeline.statements.unnamed = None
             pipeline.owed.append(CLOSE)
             return AS_IS
-        pipeline.expect(NAMED_CLOSE, Removal(self.names, name))
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
+        pipeline.expect(NAMED_CLOSE, Removal(self.names, self.closing, name))
         self.piece = _CLOSE_NOTHING  # the name is not the server's
         self.resume = after
+        return EDITED
+
+    def _refuse_duplicate(self, name: bytes, body: bytes, after: int, pipeline: Pipeline) -> int:
+        """A Parse of a name that is taken: PostgreSQL sees that last, behind all that may be wrong with the text."""
+        pipeline.expect(OWN_CLOSE, _NOTE)
+        pipeline.expect(OWN_PARSE, _NOTE)
+        self._refuse(DuplicateStatement(name), after, pipeline)
+        self.piece = _CLOSE_SPARE + message(b"P", _SPARE + b"\0" + body) + self.piece
         return EDITED
 
     def _refuse(self, error: PoolerError, after: int, pipeline: Pipeline) -> int:

@@ -13,6 +13,7 @@ from pgweir_pooler.errors import PoolerError, ProtocolViolation
 from pgweir_pooler.session.client_statements import AS_IS, EDITED, INCOMPLETE, REPLAY, ClientStatements
 from pgweir_pooler.session.pipeline import Pipeline
 from pgweir_pooler.session.statements import StatementTable
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import asks_of, needs_replay
 from pgweir_pooler.wire.framing import (
     BIND,
@@ -29,7 +30,9 @@ from pgweir_pooler.wire.framing import (
     TERMINATE,
     read_header,
 )
+from pgweir_pooler.wire.messages import message
 
+_FLUSH = message(b"H")
 _IGNORED_WITHOUT_SERVER = frozenset({COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH})
 _OWES_NOTHING = frozenset({COPY_DATA, FLUSH})
 _NAMES_STATEMENTS = frozenset({PARSE, BIND, DESCRIBE, CLOSE})
@@ -46,6 +49,7 @@ class FrontendStream:
 
     __slots__ = (
         "_is_dropping",
+        "_reading",
         "_table",
         "asks",
         "error",
@@ -62,9 +66,10 @@ class FrontendStream:
         "text",
     )
 
-    def __init__(self, table: StatementTable | None) -> None:
+    def __init__(self, table: StatementTable | None, reading: Settings = ()) -> None:
         # Of the client's pool; None in session mode, where names are the client's own, on a server of its own.
         self._table = table
+        self._reading = reading  # of the client's settings, those that decide what a text means
         self.has_news = False  # one of the three below was set; whoever looks at them clears it
         self.has_terminated = False  # the client sent Terminate; nothing after it counts
         self.error: PoolerError | None = None  # the client broke the protocol; nothing after it counts
@@ -158,6 +163,12 @@ class FrontendStream:
         self.needs_replay = is_wanted
         self._note()
 
+    def reads_by(self, reading: Settings) -> None:
+        """The client's settings that decide what a text means have become these."""
+        self._reading = reading
+        if self.statements is not None:
+            self.statements.reading = reading
+
     def all_asks(self) -> int:
         """What the messages of this loan may leave behind."""
         return self.asks if self.statements is None else self.asks | self.statements.asks
@@ -228,6 +239,9 @@ class FrontendStream:
         else:  # all was read, the last message perhaps in part
             self.remaining = pos - end
             pos = end
+        if self.stop == FOR_REPLAY and pipeline.owed and not pipeline.will_settle:
+            parts += (data[begin:pos], _FLUSH)  # else PostgreSQL keeps to itself what we wait for
+            begin = pos
         if not parts:
             return data if pos == end else data[:pos]
         parts.append(data[begin:pos])
@@ -238,11 +252,12 @@ class FrontendStream:
         statements = self.statements
         if statements is None:
             assert self._table is not None
-            self.statements = statements = ClientStatements(self._table)
+            self.statements = statements = ClientStatements(self._table, self._reading)
+        if (tag == PARSE or not pipeline.owed) and self._stops_for_replay(data, pos, after, pipeline):
+            return REPLAY
         if tag == PARSE or tag == BIND:
-            if tag == PARSE and self._stops_for_replay(data, pos, after):
-                return REPLAY
-            self._note_text(data, pos, after, is_first=not pipeline.owed)
+            self._note_text(data, pos, after, is_first=not (pipeline.owed or pipeline.is_unsynced))
+        if tag != CLOSE:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == INCOMPLETE:
@@ -255,7 +270,7 @@ class FrontendStream:
 
     def _query(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
         """Books a Query; False when something must come before it."""
-        if self._stops_for_replay(data, pos, after):
+        if self._stops_for_replay(data, pos, after, pipeline):
             return False
         self.asks |= asks_of(data[pos:after])
         self._note_text(data, pos, after, is_first=not pipeline.owed)
@@ -276,11 +291,12 @@ class FrontendStream:
         text = data[pos : min(after, pos + _TEXT_LIMIT)]
         self.text = text if is_first else (self.text + text)[-_TEXT_LIMIT:]
 
-    def _stops_for_replay(self, data: bytes, pos: int, after: int) -> bool:
+    def _stops_for_replay(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
         statements = self.statements
         if self.is_replayed or not (self.needs_replay or (statements is not None and statements.names)):
             return False
-        if not needs_replay(data[pos:after]):
+        # In front of a batch, all of it is searched: nothing of ours can come in its midst.
+        if not needs_replay(data[pos:after] if pipeline.owed else data[pos:]):
             return False
         self._stop(FOR_REPLAY, data, pos)
         return True
