@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import ROOT, proxies
 from bench.idle import idle_kib_per_client
-from bench.measurement import Report, Round
+from bench.measurement import PREPARES_SINCE, Report, Round, can_prepare
 from bench.programs import MissingProgramError, find_or_install
 from bench.rounds import MIN_SECONDS, PgbenchError, prepare, run_round
 from harness.databases import Database, create_database
@@ -51,7 +51,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").strip())
     parser.add_argument("--clients", type=_numbers, default=[16, 64], help="default: 16,64")
-    parser.add_argument("--modes", type=lambda text: text.split(","), default=["simple"], help="simple,extended")
+    parser.add_argument(
+        "--modes", type=lambda text: text.split(","), default=["simple"], help="simple,extended,prepared"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="pairs for each client count (default: 8)")
     parser.add_argument("--seconds", type=int, default=5, help="of each round, the first is warm-up (default: 5)")
     parser.add_argument("--idle-clients", type=int, default=2_000, help="0: do not measure memory")
@@ -71,6 +73,12 @@ def _numbers(text: str) -> list[int]:
 
 
 def _measure(pgbench: Path, pgbouncer: Path, database: Database, options: argparse.Namespace) -> Report:
+    versions = _versions(pgbouncer, database)
+    peer_prepares = can_prepare(versions["PgBouncer"])
+    if "prepared" in options.modes and not peer_prepares:
+        versions["PgBouncer"] += (
+            f" (before {'.'.join(map(str, PREPARES_SINCE))}, so simple protocol in the rows of prepared)"
+        )
     rounds: list[Round] = []
     idle_kib: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -85,10 +93,17 @@ def _measure(pgbench: Path, pgbouncer: Path, database: Database, options: argpar
                 for number in range(1, options.rounds + 1):
                     _say(f"{mode}, {clients} clients: round {number} of {options.rounds}")
                     rounds += (
-                        run_round(pgbench, proxy, clients=clients, mode=mode, seconds=options.seconds)
+                        run_round(
+                            pgbench,
+                            proxy,
+                            clients=clients,
+                            mode=mode,
+                            seconds=options.seconds,
+                            protocol="simple" if proxy is theirs and mode == "prepared" and not peer_prepares else None,
+                        )
                         for proxy in (ours, theirs)
                     )
-    return Report(tuple(rounds), idle_kib, _versions(pgbouncer, database), ours.name, theirs.name)
+    return Report(tuple(rounds), idle_kib, versions, ours.name, theirs.name)
 
 
 def _versions(pgbouncer: Path, database: Database) -> dict[str, str]:

@@ -10,6 +10,16 @@ _PROGRESS = re.compile(r"progress: [0-9.]+ s, ([0-9.]+) tps, .* ([0-9]+) failed"
 _PROGRESS_WITHOUT_FAILED = re.compile(r"progress: [0-9.]+ s, ([0-9.]+) tps")
 
 
+# The first PgBouncer that keeps prepared statements in transaction mode.
+PREPARES_SINCE = (1, 21)
+
+
+def can_prepare(pgbouncer_version: str) -> bool:
+    """Whether this PgBouncer keeps prepared statements in transaction mode; not one of an unknown version."""
+    numbers = re.match(r"(\d+)\.(\d+)", pgbouncer_version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= PREPARES_SINCE
+
+
 @dataclass(frozen=True)
 class Round:
     """One pgbench run through one proxy."""

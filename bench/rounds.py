@@ -36,10 +36,15 @@ def prepare(pgbench: Path, environment: dict[str, str]) -> None:
         raise PgbenchError(f"pgbench -i failed: {done.stderr.strip()}")
 
 
-def run_round(pgbench: Path, proxy: Proxy, *, clients: int, mode: str, seconds: int) -> Round:
-    """One run of `seconds` (whole ones, at least MIN_SECONDS); the first is warm-up."""
+def run_round(
+    pgbench: Path, proxy: Proxy, *, clients: int, mode: str, seconds: int, protocol: str | None = None
+) -> Round:
+    """One run of `seconds` (whole ones, at least MIN_SECONDS); the first is warm-up.
+
+    `mode` is the row it counts for; `protocol` what pgbench speaks, if that is another one.
+    """
     with tempfile.TemporaryDirectory(prefix="pgweir-bench-") as folder:
-        command = [str(pgbench), "-n", "-S", "-M", mode, "-c", str(clients), "-j", "1", "-T", str(seconds)]
+        command = [str(pgbench), "-n", "-S", "-M", protocol or mode, "-c", str(clients), "-j", "1", "-T", str(seconds)]
         command += ["-P", "1", "--log", f"--sampling-rate={_LOG_SAMPLING}", f"--log-prefix={folder}/log"]
         with subprocess.Popen(
             command,

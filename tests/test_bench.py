@@ -12,6 +12,7 @@ from bench.measurement import (
     Report,
     Round,
     Spread,
+    can_prepare,
     cpu_ticks,
     log_latencies_ms,
     percentile,
@@ -115,3 +116,8 @@ def test_pgbench_s_own_error_is_shown(database18: Database) -> None:
     proxy = proxies.Proxy("direct", os.getpid(), database18.address)
     with pytest.raises(PgbenchError, match="pgbench -i"):
         run_round(PGBENCH, proxy, clients=1, mode="simple", seconds=MIN_SECONDS)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1.18.0", False), ("1.21.0", True), ("2.0", True), ("unknown", False)])
+def test_which_pgbouncer_keeps_prepared_statements(text: str, expected: bool) -> None:
+    assert can_prepare(text) is expected

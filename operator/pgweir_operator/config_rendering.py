@@ -14,6 +14,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from pgweir_contract.json_form import Password, TenantId, describe_errors, render
 from pgweir_contract.models import (
+    AdminConsole,
+    AdminUser,
     Assignment,
     AssignmentsFile,
     ClusterFile,
@@ -25,6 +27,7 @@ from pgweir_contract.models import (
     PoolOverrides,
     TenantEntry,
     TenantsFile,
+    Upstream,
     User,
 )
 from pgweir_contract.names import (
@@ -39,7 +42,7 @@ from pgweir_contract.names import (
 from pgweir_contract.support import unsupported
 from pgweir_contract.tenant import pool_settings
 from pgweir_operator.objects import Secret
-from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant, UserSpec
+from pgweir_operator.resources import DatabaseSpec, PoolerCluster, SecretKeyRef, Tenant, UserSpec
 
 # `{"revision":"…","tenants":[…],"version":"…"}` around the entries, with room to spare.
 _FRAME_BYTES: Final = 128
@@ -102,7 +105,7 @@ def render_config(
             del shard[tenant_id]
         result.entries |= shard
     _render_assignments(result, assignments)
-    _render_cluster(result, cluster, members)
+    _render_cluster(result, cluster, members, _admin(result, cluster, by_key))
     return result
 
 
@@ -145,7 +148,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     users = []
     for i, user in enumerate(spec.users):
         try:
-            users.append(_user(user, _password(tenant, user, secrets)))
+            users.append(_user(user, _password(tenant.metadata.namespace, user.password_secret_ref, secrets)))
         except _Refused as refused:
             problems += [f"spec.users[{i}].{problem}" for problem in refused.problems]
         except ValidationError as error:
@@ -153,13 +156,13 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     if problems:
         raise _Refused(*problems)
     try:
-        pool = pool_settings(cluster.spec.defaults, spec.pool)
+        pool = pool_settings(cluster.spec.defaults.pool, spec.pool)
     except ValueError as error:
         raise _Refused(f"spec.pool: {error}") from None
     try:
         entry = TenantEntry(
             tenant_id=tenant.tenant_id,
-            upstream=spec.upstream,
+            upstream=_upstream(cluster, spec.upstream),
             databases=tuple(_database(d) for d in spec.databases),
             users=tuple(users),
             pool=pool,
@@ -169,6 +172,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             paused=spec.paused,
             access=spec.access,
             auth=spec.auth,
+            listen=spec.listen,
             parameters=spec.parameters,
         )
     except ValidationError as error:
@@ -177,6 +181,12 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     if in_vain:
         raise _Refused(*(f"spec.{problem}" for problem in in_vain))
     return entry
+
+
+def _upstream(cluster: PoolerCluster, upstream: Upstream) -> Upstream:
+    if "connect_timeout" in upstream.model_fields_set:
+        return upstream
+    return upstream.model_copy(update={"connect_timeout": cluster.spec.defaults.connect_timeout})
 
 
 def _database(spec: DatabaseSpec) -> Database:
@@ -200,9 +210,8 @@ def _user(spec: UserSpec, password: SecretStr) -> User:
     )
 
 
-def _password(tenant: Tenant, user: UserSpec, secrets: Mapping[str, Secret]) -> SecretStr:
-    ref = user.password_secret_ref
-    key = f"{tenant.metadata.namespace}/{ref.name}"
+def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
+    key = f"{namespace}/{ref.name}"
     secret = secrets.get(key)
     if secret is None:
         raise _Refused(f"passwordSecretRef: SecretNotFound: there is no Secret {key}")
@@ -261,7 +270,22 @@ def _render_assignments(result: RenderResult, assignments: Iterable[Assignment])
         result.files[assignments_file(number)] = _with_revision(AssignmentsFile(assignments=tuple(shard)))
 
 
-def _render_cluster(result: RenderResult, cluster: PoolerCluster, members: Sequence[Member]) -> None:
+def _admin(result: RenderResult, cluster: PoolerCluster, secrets: Mapping[str, Secret]) -> AdminConsole:
+    """The console's users. One whose password cannot be had is left out, with a problem: the others still get in."""
+    users = []
+    for i, user in enumerate(cluster.spec.admin.users):
+        try:
+            password = _password(cluster.metadata.namespace, user.password_secret_ref, secrets)
+        except _Refused as refused:
+            result.problems += [f"spec.admin.users[{i}].{problem}" for problem in refused.problems]
+        else:
+            users.append(AdminUser(name=user.name, role=user.role, passwords=(password,)))
+    return AdminConsole(users=tuple(users))
+
+
+def _render_cluster(
+    result: RenderResult, cluster: PoolerCluster, members: Sequence[Member], admin: AdminConsole
+) -> None:
     spec = cluster.spec
     limits = spec.limits
     file = ClusterFile(
@@ -275,6 +299,7 @@ def _render_cluster(result: RenderResult, cluster: PoolerCluster, members: Seque
             drain_timeout=spec.drain.timeout,
         ),
         default_tenant=spec.default_tenant,
+        admin=admin,
         instances=_instances(result, cluster),
         members=tuple(sorted(members, key=lambda m: m.ordinal)),
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pgweir_contract.admin import ADMIN_USERS_MAX, AdminName, AdminRole
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Listed, PgName, TenantId, unique
 from pgweir_contract.models import (
@@ -20,6 +21,7 @@ from pgweir_contract.models import (
     Access,
     Auth,
     InstanceLimit,
+    Listen,
     Listener,
     PoolOverrides,
     PoolSettings,
@@ -94,6 +96,14 @@ NOT_YET: Final = frozenset(
     }
 )
 
+
+class SecretKeyRef(ContractModel):
+    """One value of a Secret in the namespace of the object that names it."""
+
+    name: ObjectName
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "password"
+
+
 # --- PoolerCluster
 
 
@@ -124,6 +134,20 @@ class TenantsSpec(ContractModel):
     namespaces: TenantNamespaces = TenantNamespaces()
 
 
+class AdminUserSpec(ContractModel):
+    """Someone who may log in to the admin console."""
+
+    name: AdminName
+    role: AdminRole
+    password_secret_ref: SecretKeyRef
+
+
+class AdminSpec(ContractModel):
+    """The admin console; without users there is none."""
+
+    users: Annotated[Listed[AdminUserSpec], Field(max_length=ADMIN_USERS_MAX)] = ()
+
+
 ListenerPort = Annotated[int, Field(ge=1024, le=65535)]
 
 
@@ -131,6 +155,17 @@ class ListenerSpec(Listener):
     """A listener; ports under 1024 would need a privilege that the pods do not have."""
 
     port: ListenerPort
+
+
+class Defaults(PoolSettings):
+    """What Tenants inherit that say nothing: settings of pools, and of their upstream."""
+
+    connect_timeout: PositiveDuration = 10.0
+
+    @property
+    def pool(self) -> PoolSettings:
+        """The settings of pools alone."""
+        return PoolSettings(**self.model_dump(exclude={"connect_timeout"}))
 
 
 class PoolerClusterSpec(ContractModel):
@@ -141,9 +176,10 @@ class PoolerClusterSpec(ContractModel):
     listeners: Annotated[Listed[ListenerSpec], Field(min_length=1, max_length=8)] = tuple(
         ListenerSpec(name=x.name, port=x.port, mode=x.mode) for x in DEFAULT_LISTENERS
     )
-    defaults: PoolSettings = PoolSettings()
+    defaults: Defaults = Defaults()
     limits: ClusterLimitsSpec = ClusterLimitsSpec()
     default_tenant: TenantId | None = None
+    admin: AdminSpec = AdminSpec()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()
     parameters: Parameters = Field(default_factory=dict)
     paused: bool = False
@@ -161,6 +197,7 @@ class PoolerClusterSpec(ContractModel):
         unique("listener", [x.name for x in self.listeners])
         unique("listener port", [str(x.port) for x in self.listeners])
         unique("instance", [x.instance for x in self.instances])
+        unique("admin user", [x.name for x in self.admin.users])
         return self
 
 
@@ -188,13 +225,6 @@ class ClusterRef(ContractModel):
 
     name: ObjectName
     namespace: Namespace | None = None  # None: the Tenant's own
-
-
-class SecretKeyRef(ContractModel):
-    """One value of a Secret in the Tenant's own namespace."""
-
-    name: ObjectName
-    key: Annotated[str, Field(min_length=1, max_length=253)] = "password"
 
 
 class DatabaseSpec(ContractModel):
@@ -226,6 +256,7 @@ class TenantSpec(ContractModel):
     pool: PoolOverrides = PoolOverrides()
     replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
     auth: Auth = Auth()
+    listen: Listen = Listen()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
     allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
     paused: bool = False

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pgweir_contract.admin import AdminConsole, AdminUser
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import (
     ContractModel,
@@ -26,6 +27,7 @@ from pgweir_contract.tenant import (
     Auth,
     Clients,
     Database,
+    Listen,
     PoolOverrides,
     PoolSettings,
     PoolSize,
@@ -38,6 +40,8 @@ from pgweir_contract.tenant import (
 
 __all__ = [
     "Access",
+    "AdminConsole",
+    "AdminUser",
     "Assignment",
     "AssignmentsFile",
     "Auth",
@@ -45,6 +49,7 @@ __all__ = [
     "ClusterLimits",
     "Database",
     "InstanceLimit",
+    "Listen",
     "Listener",
     "ListenerMode",
     "Member",
@@ -120,6 +125,7 @@ class ClusterFile(ContractModel):
     listeners: Annotated[Listed[Listener], Field(min_length=1, max_length=8)] = DEFAULT_LISTENERS
     limits: ClusterLimits = ClusterLimits()
     default_tenant: TenantId | None = None  # for clients that name none
+    admin: AdminConsole = AdminConsole()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()
     members: Annotated[Listed[Member], Field(max_length=256)] = ()
 

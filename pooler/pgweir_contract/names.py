@@ -18,6 +18,11 @@ CLUSTER_FILE: Final = "cluster.json"
 SHARDS: Final = 16
 SHARD_LIMIT_BYTES: Final = 900 * 1024
 
+# --- the admin console
+
+CONSOLE_DATABASE: Final = "pgweir"
+CONSOLE_ALIAS: Final = "pgbouncer"  # for tools that were made for PgBouncer
+
 # --- ports
 
 TRANSACTION_PORT: Final = 6543

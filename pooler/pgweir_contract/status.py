@@ -30,7 +30,11 @@ class PoolStatus(ContractModel):
     servers_idle: Natural
     servers_opening: Natural
     servers_closing: Natural
+    servers_listening: Natural = 0  # listen for notifications; outside of `size`
     size: Natural
+    pinned: dict[str, Natural] = Field(
+        default_factory=dict
+    )  # clients that keep their server between transactions, by why
 
 
 class TenantStatus(ContractModel):

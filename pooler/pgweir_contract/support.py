@@ -20,9 +20,13 @@ def unsupported(tenant: TenantEntry) -> list[str]:
 
 def unsupported_cluster(cluster: ClusterFile) -> list[str]:
     """The same for `cluster.json`."""
+    found = []
     if len(cluster.members) > 1:
-        return ["members: not supported yet: one pooler process per cluster; use one member"]
-    return []
+        found.append("members: not supported yet: one pooler process per cluster; use one member")
+    for i, user in enumerate(cluster.admin.users):
+        if len(user.passwords) + len(user.verifiers) > 1:
+            found.append(f"admin.users[{i}]: not supported yet: give one password or one verifier")
+    return found
 
 
 def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
@@ -57,10 +61,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
 def _pool(path: str, pool: PoolSettings | PoolOverrides | None) -> Iterator[tuple[str, str]]:
     if pool is None:
         return
-    if pool.client_idle_timeout:
-        yield f"{path}.clientIdleTimeout", 'idle clients are not disconnected; use "0s"'
-    if pool.idle_transaction_timeout:
-        yield f"{path}.idleTransactionTimeout", 'idle transactions are not ended; use "0s"'
     if pool.reserve_size:
         yield f"{path}.reserveSize", "pools have no reserve; use 0"
 

@@ -32,6 +32,10 @@ Count = Annotated[int, Field(ge=0, le=10_000)]
 Clients = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+Prepared = Annotated[int, Field(ge=1, le=10_000)]
+ResetMode = Literal["Auto", "Always"]
+
+
 class PoolSettings(ContractModel):
     """How a pool behaves. A pool: the servers of one tenant, database, user and listener mode."""
 
@@ -40,10 +44,18 @@ class PoolSettings(ContractModel):
     reserve_size: Count = 0
     max_clients: Clients = 1000  # of the whole tenant
     queue_timeout: PositiveDuration = 60.0
+    query_wait_notify: Duration = 5.0  # "0s": a client that waits for a server is told nothing
     server_idle_timeout: Duration = 300.0  # "0s": idle servers stay
     server_lifetime: Duration = 3600.0  # "0s": servers live for ever
     client_idle_timeout: Duration = 0.0  # "0s": clients may idle for ever
     idle_transaction_timeout: Duration = 0.0  # "0s": transactions may idle for ever
+    query_timeout: Duration = 0.0  # "0s": queries may run for ever
+    transaction_timeout: Duration = 0.0  # "0s": transactions may last for ever
+    # Statements that one server keeps prepared for clients in transaction and statement mode.
+    max_prepared_statements: Prepared = 200
+    # What is left in a session after a transaction: Auto finds out what the client's statements left there; Always has
+    # the server forget everything (DISCARD ALL), whatever was run.
+    reset: ResetMode = "Auto"
 
     @model_validator(mode="after")
     def _min_idle_fits(self) -> Self:
@@ -60,10 +72,15 @@ class PoolOverrides(ContractModel):
     reserve_size: Count | None = None
     max_clients: Clients | None = None
     queue_timeout: PositiveDuration | None = None
+    query_wait_notify: Duration | None = None
     server_idle_timeout: Duration | None = None
     server_lifetime: Duration | None = None
     client_idle_timeout: Duration | None = None
     idle_transaction_timeout: Duration | None = None
+    query_timeout: Duration | None = None
+    transaction_timeout: Duration | None = None
+    max_prepared_statements: Prepared | None = None
+    reset: ResetMode | None = None
 
 
 class UpstreamTls(ContractModel):
@@ -138,6 +155,13 @@ class Access(ContractModel):
     mode: Literal["Open", "Reject"] = "Open"
 
 
+class Listen(ContractModel):
+    """What LISTEN means for clients that share servers."""
+
+    # When notifications may have been lost: the sessions that listen end, or get a warning, which drivers ignore.
+    on_gap: Literal["Disconnect", "Notice"] = "Disconnect"
+
+
 class Auth(ContractModel):
     """Where the users' credentials come from."""
 
@@ -164,6 +188,7 @@ class TenantEntry(ContractModel):
     paused: bool = False
     access: Access = Access()
     auth: Auth = Auth()
+    listen: Listen = Listen()
     parameters: Parameters = Field(default_factory=dict)
 
     @model_validator(mode="after")

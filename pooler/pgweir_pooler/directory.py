@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
 from pgweir_pooler.errors import Terminated
+from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
 from pgweir_pooler.pool.pool import Instance, Pool
 from pgweir_pooler.pool.slot import Connection, Slot
 from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
+from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
 
@@ -30,25 +32,33 @@ PARAMETER_SETS_PER_POOL = 256
 class Endpoint:
     """Where and as whom a pool logs in. Compared to see whether a pool's servers are still the right ones."""
 
-    __slots__ = ("connect_timeout_s", "database", "host", "passwords", "port", "user")
+    __slots__ = (
+        "always_resets",
+        "connect_timeout_s",
+        "database",
+        "host",
+        "max_prepared",
+        "passwords",
+        "port",
+        "user",
+    )
 
-    def __init__(self, upstream: Upstream, database: Database, user: User) -> None:
+    def __init__(self, upstream: Upstream, database: Database, user: User, settings: PoolSettings) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
         self.user = user.name
         self.passwords = tuple(p.get_secret_value() for p in user.passwords)
         self.connect_timeout_s = upstream.connect_timeout
+        self.always_resets = settings.reset == "Always"
+        self.max_prepared = settings.max_prepared_statements
 
     def leads_to_the_same_servers(self, other: "Endpoint") -> bool:
         """Whether servers that were opened for the other endpoint may be kept."""
-        return (self.host, self.port, self.database, self.user, self.passwords) == (
-            other.host,
-            other.port,
-            other.database,
-            other.user,
-            other.passwords,
-        )
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
+
+
+_ONLY_FOR_NEW = ("connect_timeout_s",)
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -70,6 +80,7 @@ class TenantPool:
         "server_parameters",
         "statements",
         "tenant",
+        "timeouts",
     )
 
     def __init__(self, tenant: "Tenant", identity: Identity, endpoint: Endpoint) -> None:
@@ -78,7 +89,8 @@ class TenantPool:
         self.endpoint = endpoint
         self.counters = PoolCounters()  # of all its pools, one after the other
         self.statements = StatementTable()
-        self.pool: Pool  # set by the directory as soon as this object exists
+        self.pool: Pool  # set by the directory as soon as this object exists, as the next one
+        self.timeouts: Timeouts  # of the clients, replaced when they change
         # What the newest server reported at its own login, and ParameterStatus by the settings they were taken under.
         self.server_parameters: dict[bytes, bytes] = {}
         self.parameters: dict[Settings, dict[bytes, bytes]] = {}
@@ -154,6 +166,7 @@ class Directory:
         self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
         self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
+        self.orders = Orders()
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
@@ -195,6 +208,7 @@ class Directory:
         for held in tenant.pools.values():
             self._dismiss(held, "the tenant was removed")
         self._leave_instance(tenant)
+        self.orders.forget_tenant(tenant_id)
 
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         """The pool of an authenticated client; made when it is the first."""
@@ -215,8 +229,10 @@ class Directory:
 
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry))
-        self._give_pool(held, tenant.entry.pool_settings(database, login.entry))
+        settings = tenant.entry.pool_settings(database, login.entry)
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings))
+        held.timeouts = _timeouts(settings)
+        self._give_pool(held, settings)
         return held
 
     def _give_pool(self, held: TenantPool, settings: PoolSettings) -> None:
@@ -228,6 +244,8 @@ class Directory:
             lambda pool, slot: self._connect(held, pool, slot),
             held.counters,
         )
+        if self.orders.is_paused(DatabaseKey(who.database, who.tenant)):
+            held.pool.pause()
 
     def _refit(self, tenant: Tenant, key: tuple[str, str], held: TenantPool) -> None:
         """Brings one pool to its tenant's new entry."""
@@ -239,8 +257,9 @@ class Directory:
             self._dismiss(held, "the user or the database was removed")
             return
         before = held.endpoint
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry)
         settings = tenant.entry.pool_settings(database, login.entry)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings)
+        held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at
             # their next transaction.
@@ -295,6 +314,16 @@ class Directory:
 
 def _same_credentials(one: User, other: User) -> bool:
     return one.passwords == other.passwords
+
+
+def _timeouts(settings: PoolSettings) -> Timeouts:
+    return Timeouts(
+        query_s=settings.query_timeout,
+        transaction_s=settings.transaction_timeout,
+        idle_transaction_s=settings.idle_transaction_timeout,
+        client_idle_s=settings.client_idle_timeout,
+        wait_notify_s=settings.query_wait_notify,
+    )
 
 
 def _limits(settings: PoolSettings, endpoint: Endpoint) -> PoolLimits:

@@ -7,7 +7,7 @@ tenant's name. The same word labels the metric `pgweir_errors_total{code=…}`.
 """
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class PoolerError(Exception):
@@ -210,6 +210,98 @@ class ServerLoginFailed(PoolerError):
         return self._sqlstate == "57P03"
 
 
+# --- listening for notifications
+
+
+class NoRoomToListen(PoolerError):
+    """The instance's `maxConnections` leaves no place for the server that listens for a database's clients."""
+
+    sqlstate = "53300"
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"no server connection is left to listen with (maxConnections {limit} of the database instance)",
+            hint="LISTEN takes one server connection per database beside those of the pools: raise maxConnections.",
+        )
+
+
+class ListenFailed(PoolerError):
+    """The server that listens for a database's clients cannot be had now; the session goes on without the channels."""
+
+    severity = "ERROR"
+    log_level = logging.WARNING
+
+    def __init__(self, sqlstate: str, why: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(f"cannot listen: {why}", hint=hint, detail=detail)
+        self._sqlstate = sqlstate
+
+    @classmethod
+    def because_of(cls, cause: PoolerError) -> Self:
+        """What would end a session ends the statement."""
+        return cls(cause.wire_sqlstate(), cause.text, hint=cause.hint, detail=cause.detail)
+
+    def wire_sqlstate(self) -> str:
+        return self._sqlstate
+
+
+class TooManyChannels(PoolerError):
+    """A client listens on more channels than one may."""
+
+    sqlstate = "54000"
+    severity = "ERROR"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"too many channels: a client may listen on {limit}", hint="UNLISTEN what is not needed.")
+
+
+_MISSED = "notifications may have been lost: the server connection that listened for this session has ended"
+
+
+class ListeningLost(PoolerError):
+    """`listen.onGap: Disconnect`: the session ends, so that its client connects, listens and reads anew."""
+
+    sqlstate = "57P01"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED, hint="Connect again, LISTEN, and read what the notifications would have told.")
+
+
+class NotificationsMissed(PoolerError):
+    """`listen.onGap: Notice`: the session is told and listens on; it goes to the client as a NoticeResponse."""
+
+    sqlstate = "01000"
+    severity = "WARNING"
+
+    def __init__(self) -> None:
+        super().__init__(_MISSED + "; it listens again", hint="Read what the notifications would have told.")
+
+
+class NotificationsUnread(PoolerError):
+    """More notifications wait for the client than are kept for one."""
+
+    sqlstate = "53400"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"more than {limit_bytes} bytes of notifications wait for this session",
+            hint="Read while listening, and keep transactions short: notifications come between them.",
+        )
+
+
+class NotificationUntranslatable(PoolerError):
+    """A notification has characters that the client's encoding does not have; PostgreSQL's code for it."""
+
+    sqlstate = "22P05"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f'a notification has a character with no equivalent in encoding "{encoding}"',
+            hint="Set client_encoding to UTF8.",
+        )
+
+
 # --- a session ends
 
 
@@ -226,6 +318,59 @@ class ClientStalled(PoolerError):
     sqlstate = "08006"
 
 
+class QueryTimeout(PoolerError):
+    """A query ran longer than `queryTimeout`: it was cancelled, or, after a cancel in vain, its session ended."""
+
+    sqlstate = "57014"
+
+
+class TransactionTimeout(PoolerError):
+    """A transaction lasted longer than `transactionTimeout`: the words of PostgreSQL 17."""
+
+    sqlstate = "25P04"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to transaction timeout", hint=_limit("transactionTimeout", timeout_s)
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class IdleTransactionTimeout(PoolerError):
+    """A client kept a server for longer than `idleTransactionTimeout` without using it: PostgreSQL's own words."""
+
+    sqlstate = "25P03"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to idle-in-transaction timeout",
+            hint=_limit("idleTransactionTimeout", timeout_s),
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class ClientIdleTimeout(PoolerError):
+    """A client was silent for longer than `clientIdleTimeout` outside of a transaction: PostgreSQL's own words."""
+
+    sqlstate = "57P05"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            "terminating connection due to idle-session timeout", hint=_limit("clientIdleTimeout", timeout_s)
+        )
+
+    def client_text(self) -> str:
+        return self.text
+
+
+def _limit(setting: str, timeout_s: float) -> str:
+    return f"The pool's {setting} is {timeout_s:g} s."
+
+
 class Terminated(PoolerError):
     """The process drains, or the tenant or user was removed: PostgreSQL's own words."""
 
@@ -236,3 +381,81 @@ class Terminated(PoolerError):
 
     def client_text(self) -> str:
         return self.text
+
+
+# --- the admin console
+
+
+class DatabaseDisabled(PoolerError):
+    """An admin has disabled the database: nobody new comes in."""
+
+    sqlstate = "57P03"
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f'database "{database}" is disabled', hint="An admin ends this with ENABLE.")
+
+
+class ConsoleError(PoolerError):
+    """Base of the errors that an admin reads; the session goes on. Not raised itself."""
+
+    severity = "ERROR"
+
+
+class InvalidCommand(ConsoleError):
+    """The console has no such command, or not with this argument."""
+
+    sqlstate = "42601"
+
+
+class CommandNotSupported(ConsoleError):
+    """PgBouncer or PostgreSQL would know what this means; the console does not do it."""
+
+    sqlstate = "0A000"
+
+
+class CommandNotAllowed(ConsoleError):
+    """The admin's role does not allow the command."""
+
+    sqlstate = "42501"
+
+
+class CommandNotPossible(ConsoleError):
+    """Not in this state: what is to be resumed is not paused, what is to be paused is."""
+
+    sqlstate = "55000"
+
+
+class NoSuchDatabase(ConsoleError):
+    """The command names a database that is not there."""
+
+    sqlstate = "3D000"
+
+
+class NoSuchClient(ConsoleError):
+    """The command names a client that is not there."""
+
+    sqlstate = "42704"
+
+
+class NoSuchStatement(ConsoleError):
+    """Bind, Describe or Execute of a prepared statement or a portal that is not there."""
+
+    sqlstate = "26000"
+
+
+class DuplicateCursor(ConsoleError):
+    """Bind to a portal's name that is taken."""
+
+    sqlstate = "42P03"
+
+
+class ReloadFailed(ConsoleError):
+    """The configuration has problems; what is good in it has been applied."""
+
+    sqlstate = "F0000"
+
+
+class CommandCanceled(ConsoleError):
+    """A CancelRequest ended the wait for a command's end."""
+
+    sqlstate = "57014"

@@ -11,6 +11,7 @@ import resource
 import secrets
 import signal
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -23,14 +24,18 @@ from pgweir_contract.models import ClusterFile, ClusterLimits, Listener
 from pgweir_contract.names import CONTROL_PORT, HTTP_PORT
 from pgweir_pooler.admin_http import start_admin
 from pgweir_pooler.config_file import ConfigFiles, Problem
+from pgweir_pooler.console.door import Console
+from pgweir_pooler.console.view import ShutdownMode
 from pgweir_pooler.directory import Directory
 from pgweir_pooler.errors import Terminated
 from pgweir_pooler.net.cancel import CancelSender
 from pgweir_pooler.net.client_login import ClientLogin
-from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION
+from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION, ClientSession
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
+from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.server_connection import ServerConnection
+from pgweir_pooler.net.timeouts import TimeoutSweep
 from pgweir_pooler.pool.pool import Pool
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -79,12 +84,17 @@ class PoolerProcess:
         self.directory = Directory(loop, Connector(self._canceller).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
         self.directory.on_removed = self._clients.pool_removed
+        self._sweep = TimeoutSweep(self._clients.sessions)
+        self._clients.on_joined = self._sweep.joined
+        self._console = self._clients.console = Console(self)
         self._config = ConfigFiles(options.config_dir, self.directory, self.counters, self._take_cluster)
         self._cluster: ClusterFile | None = None
         self._listening: tuple[Listener, ...] | None = None
         self._servers: list[asyncio.Server] = []
         self._stop_requests = 0
         self._stop_wanted = asyncio.Event()
+        self._lets_clients_stay = False  # SHUTDOWN WAIT_FOR_CLIENTS: until the last one has left, or a signal comes
+        self._signalled = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -105,6 +115,39 @@ class PoolerProcess:
         """Connections that have not logged in yet."""
         return len(self._clients.logins) + len(self._clients.admitted)
 
+    # --- what the console looks at and does
+
+    @property
+    def cluster(self) -> ClusterFile:
+        """cluster.json, as it is applied."""
+        assert self._cluster is not None, "there is no console without its users"
+        return self._cluster
+
+    @property
+    def mock_key(self) -> bytes:
+        """Makes the salts of users that do not exist."""
+        return self._clients.mock_key
+
+    def client_sessions(self) -> Iterable[ClientSession]:
+        """Clients that are logged in."""
+        return self._clients.sessions.values()
+
+    async def reload(self) -> list[Problem]:
+        """Reads the configuration at once; what is wrong with it."""
+        await self._config.load()
+        return self.problems
+
+    def shut_down(self, mode: ShutdownMode) -> None:
+        """Begins the end; without a mode no client and no server is waited for."""
+        log.info("shutdown ordered by an admin", mode=mode or "immediate")
+        if mode == "wait_for_clients":
+            self._lets_clients_stay = True
+        else:
+            self._signalled.set()
+            if not mode:
+                self._hurry.set()
+        self._stop_wanted.set()
+
     # --- life
 
     async def run(self) -> None:
@@ -124,19 +167,24 @@ class PoolerProcess:
             control_socket=_socket(options.control_fd, "127.0.0.1", options.control_port),
         )
         watching = loop.create_task(self._config.watch(), name="watch the configuration")
+        sweeping = loop.create_task(self._sweep.run(), name="look after the clients' timeouts")
+        averaging = loop.create_task(self._console.keep_averages(), name="keep the console's averages")
         try:
             await self._listen(self._cluster.listeners)
             self.state = "Serving"
             log.info("serving", member=self.member, listeners=[x.name for x in self._cluster.listeners])
             stopping = loop.create_task(self._stop_wanted.wait(), name="wait for a signal")
-            await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():  # only a fault ends it: the process must not go on deaf
-                stopping.cancel()
-                watching.result()
+            await asyncio.wait((watching, sweeping, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for lasting in (watching, sweeping):
+                if lasting.done():  # only a fault ends it: the process must not go on deaf
+                    stopping.cancel()
+                    lasting.result()
             await self._drain()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for lasting in (watching, sweeping, averaging):
+                lasting.cancel()
+            await asyncio.gather(watching, sweeping, averaging, return_exceptions=True)
+            self._console.close()
             await admin.close()
             for number in (signal.SIGTERM, signal.SIGINT):
                 # Until the interpreter is gone: a late second signal must not turn a good end into exit code -15.
@@ -149,6 +197,7 @@ class PoolerProcess:
         clients = self._clients
         clients.limits = cluster.limits
         clients.default_tenant = cluster.default_tenant
+        self._console.learn(cluster.admin.users)
         if self._listening is not None and self._listening != cluster.listeners:
             log.warning("listeners changed: they take effect at the next start")
 
@@ -163,6 +212,7 @@ class PoolerProcess:
 
     def _stop_asked(self) -> None:
         self._stop_requests += 1
+        self._signalled.set()
         self._stop_wanted.set()
         if self._stop_requests > 1:
             self._hurry.set()
@@ -183,8 +233,10 @@ class PoolerProcess:
             server.close()
         for login in [*clients.logins, *clients.admitted]:
             login.refuse_for_drain()
+        if self._lets_clients_stay:
+            await self._within(None, clients.all_left(), self._signalled)
         for i, session in enumerate(list(clients.sessions.values())):
-            session.close_at_boundary("")
+            session.close_at_boundary(Terminated())
             if i % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         await self._within(timeout_s, clients.all_left())
@@ -197,10 +249,15 @@ class PoolerProcess:
         _abort_servers(pools)
         await asyncio.sleep(0)
 
-    async def _within(self, timeout_s: float, work: "asyncio._CoroutineLike[None]") -> None:
-        """Waits for the work, the timeout, or a second signal, whatever is first."""
+    async def _within(
+        self,
+        timeout_s: float | None,
+        work: "asyncio._CoroutineLike[None]",
+        ended: asyncio.Event | None = None,
+    ) -> None:
+        """Waits for the work, the timeout, or a second signal (or another event), whatever is first."""
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(work), loop.create_task(self._hurry.wait())]
+        tasks = [loop.create_task(work), loop.create_task((ended or self._hurry).wait())]
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
@@ -223,8 +280,8 @@ def _abort_servers(pools: list[Pool]) -> None:
     """Closes what PostgreSQL did not close in time, or what a second signal left no time for."""
     for pool in pools:
         books = pool.ledger
-        for slot in [*books.active, *books.idle, *books.closing]:
-            if isinstance(slot.connection, ServerConnection):
+        for slot in [*books.active, *books.idle, *books.closing, *books.listening.servers]:
+            if isinstance(slot.connection, ServerConnection | ListeningServer):
                 slot.connection.transport.abort()
 
 

@@ -55,6 +55,8 @@ class PoolCounters:
         "bytes_from_servers",
         "checkouts",
         "clients",
+        "logins",
+        "pinned",
         "queries",
         "query_time",
         "server_closes",
@@ -68,6 +70,8 @@ class PoolCounters:
 
     def __init__(self) -> None:
         self.clients = 0  # logged in now, whatever they do
+        self.pinned: dict[str, int] = {}  # why clients keep their servers between transactions -> how many do now
+        self.logins = 0  # clients that finished their login
         self.bytes_from_clients = 0
         self.bytes_from_servers = 0
         self.checkouts = 0  # servers lent, waited for or not

@@ -5,8 +5,8 @@ import random
 
 from admin_http.process import Process, Waiter, entry
 from pgweir_pooler.admin_http.books import IDLE_S, OTHERS, Rows, TenantBooks
-from pgweir_pooler.admin_http.slices import Slices
 from pgweir_pooler.admin_http.tally import counter_of
+from pgweir_pooler.slices import Slices
 
 
 async def _read(books: TenantBooks, now: float) -> Rows:

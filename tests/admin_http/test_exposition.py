@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from pgweir_pooler.admin_http.exposition import OPENMETRICS, PLAIN, Format, format_for, write
-from pgweir_pooler.admin_http.slices import Slices
+from pgweir_pooler.slices import Slices
 
 
 class _All(Collector):

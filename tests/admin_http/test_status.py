@@ -71,6 +71,21 @@ async def test_tenants_pools_and_instances_are_listed_in_order() -> None:
     assert "hunter2" not in text
 
 
+async def test_a_listening_server_is_shown_apart() -> None:
+    process = Process()
+    pool = process.pool("acme")
+    listener = Waiter()
+    pool.ask_to_listen(listener)
+    await listener.told
+    async with started(process) as ports:
+        status, _ = await _status(ports)
+        metrics = await ports.metrics()
+    (row,) = status.tenants[0].pools
+    assert (row.servers_listening, row.servers_active, row.servers_idle, row.servers_opening) == (1, 0, 0, 0)
+    assert status.instances[0].connections == 1
+    assert 'pgweir_servers{state="listening",tenant="acme"} 1.0' in metrics
+
+
 async def test_a_removed_tenant_is_listed_until_its_servers_are_gone() -> None:
     process = Process()
     pool = process.pool("acme", clients=1)

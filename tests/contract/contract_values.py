@@ -10,6 +10,7 @@ from pgweir_contract.models import (
     Assignment,
     Auth,
     Database,
+    Listen,
     PoolOverrides,
     PoolSettings,
     Replica,
@@ -58,9 +59,15 @@ pools = _of(
     server_lifetime=_ms,
     client_idle_timeout=_ms,
     idle_transaction_timeout=_ms,
+    query_timeout=_ms,
+    transaction_timeout=_ms,
+    query_wait_notify=_ms,
 )
 _overrides = st.none() | _of(
-    PoolOverrides, size=st.integers(50, 10_000) | st.none(), queue_timeout=_positive_ms | st.none()
+    PoolOverrides,
+    size=st.integers(50, 10_000) | st.none(),
+    queue_timeout=_positive_ms | st.none(),
+    query_timeout=_ms | st.none(),
 )
 _users = _of(
     User,
@@ -94,6 +101,7 @@ tenants = _of(
     paused=st.booleans(),
     access=_of(Access, mode=st.sampled_from(["Open", "Reject"])),
     auth=_of(Auth, mode=st.sampled_from(["Users", "AuthQuery"])),
+    listen=_of(Listen, on_gap=st.sampled_from(["Disconnect", "Notice"])),
     parameters=st.dictionaries(_names, st.text(max_size=20), max_size=3),
 )
 

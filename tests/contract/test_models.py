@@ -45,10 +45,12 @@ def test_a_plain_entry_has_the_documented_defaults() -> None:
     assert found.pool == PoolSettings()
     assert (found.pool.size, found.pool.min_idle, found.pool.max_clients) == (20, 0, 1000)
     assert (found.pool.queue_timeout, found.pool.server_idle_timeout, found.pool.server_lifetime) == (60, 300, 3600)
+    assert (found.pool.query_timeout, found.pool.transaction_timeout, found.pool.query_wait_notify) == (0, 0, 5)
     assert (found.upstream.port, found.upstream.max_connections, found.upstream.connect_timeout) == (5432, 60, 10)
     assert found.upstream.instance == "h:5432"
     assert found.databases[0].server_name == "shop"
     assert found.users[0].login_name == "app"
+    assert found.listen.on_gap == "Disconnect"
 
 
 def test_the_default_listeners_are_transaction_and_session() -> None:

@@ -34,6 +34,7 @@ STATUS = Status(
                     servers_idle=0,
                     servers_opening=1,
                     servers_closing=0,
+                    servers_listening=1,
                     size=5,
                 ),
             ),

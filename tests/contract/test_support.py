@@ -35,6 +35,23 @@ def test_plain_connections_are_supported(mode: Any) -> None:
     assert unsupported(tenant(upstream=Upstream(host="h", tls=UpstreamTls(mode=mode)))) == []
 
 
+def test_all_timeouts_are_supported_everywhere() -> None:
+    timeouts: dict[str, Any] = {
+        "query_timeout": 1.0,
+        "transaction_timeout": 1.0,
+        "idle_transaction_timeout": 1.0,
+        "client_idle_timeout": 1.0,
+        "query_wait_notify": 1.0,
+    }
+    overrides = PoolOverrides(**timeouts)
+    entry = tenant(
+        pool=PoolSettings(**timeouts),
+        databases=(Database(name="shop", pool=overrides),),
+        users=(app(pool=overrides),),
+    )
+    assert unsupported(entry) == []
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [
@@ -48,8 +65,6 @@ def test_plain_connections_are_supported(mode: Any) -> None:
         ({"access": Access(mode="Reject")}, "access.mode"),
         ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
-        ({"pool": PoolSettings(client_idle_timeout=1.0)}, "pool.clientIdleTimeout"),
-        ({"pool": PoolSettings(idle_transaction_timeout=1.0)}, "pool.idleTransactionTimeout"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
         (
             {"databases": (Database(name="shop", pool=PoolOverrides(reserve_size=1)),)},
@@ -59,7 +74,7 @@ def test_plain_connections_are_supported(mode: Any) -> None:
             {"databases": (Database(name="shop", pool=PoolOverrides(max_clients=1)),)},
             "databases[0].pool.maxClients",
         ),
-        ({"users": (app(pool=PoolOverrides(client_idle_timeout=1.0)),)}, "users[0].pool.clientIdleTimeout"),
+        ({"users": (app(pool=PoolOverrides(reserve_size=1)),)}, "users[0].pool.reserveSize"),
         ({"users": (app(pool=PoolOverrides(max_clients=1)),)}, "users[0].pool.maxClients"),
         ({"users": (User(name="app", verifiers=(SecretStr(VERIFIER),)),)}, "users[0].passwords"),
         ({"users": (app(verifiers=(SecretStr(VERIFIER),)),)}, "users[0].verifiers"),

@@ -48,6 +48,8 @@ def _excused(line: str) -> str:
 
 def _parting(direct: list[str] | None, pooled: list[str] | None) -> list[str]:
     if direct is None or pooled is None:
-        return [f"    direct {'ended' if direct is None else 'goes on'}, pooled {'ended' if pooled is None else 'goes on'}"]
+        return [
+            f"    direct {'ended' if direct is None else 'goes on'}, pooled {'ended' if pooled is None else 'goes on'}"
+        ]
     lines = unified_diff(direct, pooled, "direct", "pooled", lineterm="", n=1)
     return [f"    {line}" for line in lines][2 : 2 + _SHOWN]

@@ -243,10 +243,10 @@ _BLOCKS = [
     "do $$ begin perform set_config('work_mem', '13MB', false); end $$",
     "do $$ begin perform set_config('pgweir_test.x', 'from a block', false); end $$",
     "do $$ begin execute 'set application_name = ''block @N'''; end $$",
-    "do $$ begin begin perform set_config('work_mem', '14MB', false); perform 1/0;"
-    " exception when division_by_zero then null; end; end $$",
-    "do $$ begin insert into public.@T values (50, 'kept'); commit; insert into public.@T values (51, 'not');"
-    " rollback; end $$",
+    """do $$ begin begin perform set_config('work_mem', '14MB', false); perform 1/0;
+    exception when division_by_zero then null; end; end $$""",
+    """do $$ begin insert into public.@T values (50, 'kept'); commit; insert into public.@T values (51, 'not');
+    rollback; end $$""",
     "call move_on('@N')",
 ]
 _PINS = [
@@ -492,8 +492,11 @@ def _fresh(random: Random, cast: Cast) -> list[Step]:
     name = _name(random)
     text, values = random.choice(_DEPENDENT)
     data = messages.close_statement(name) + messages.parse(text, name) + messages.describe_statement(name)
-    data += messages.bind(values, statement=name) + messages.execute() + messages.close_statement(name) + SYNC
-    return [Step(f"Close, Parse {name!r} {text!r}, Describe, Bind {values}, Execute, Close; Sync", data)]
+    data += messages.bind(values, statement=name) + messages.execute() + SYNC
+    return [
+        Step(f"Close, Parse {name!r} {text!r}, Describe, Bind {values}, Execute; Sync", data),
+        Step(f"Close {name!r}; Sync", messages.close_statement(name) + SYNC),
+    ]
 
 
 def _close(random: Random, cast: Cast) -> list[Step]:

@@ -6,6 +6,8 @@ _ONCE = """
 create role {role};
 grant {role} to {user};
 grant create on schema public to {role};
+-- A warning comes when a text is prepared: on a shared server perhaps for somebody else.
+alter role {user} set escape_string_warning = off;
 """
 _ANEW = """
 set client_min_messages = error;

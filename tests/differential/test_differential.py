@@ -34,7 +34,9 @@ async def test_transaction_mode_answers_as_postgresql_does(
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         random = Random(seed)
         casts = [
-            Cast(number, role_of(database), database.user, is_superuser, random.random() < PINNED, random.random() < 0.5)
+            Cast(
+                number, role_of(database), database.user, is_superuser, random.random() < PINNED, random.random() < 0.5
+            )
             for number in range(random.randint(20, 50))
         ]
         scripts = [script(Random(f"{seed}/{cast.number}"), cast) for cast in casts]

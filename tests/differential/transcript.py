@@ -88,7 +88,7 @@ def shown(message: Message) -> str:
 
 
 def _fields(letter: str, fields: dict[str, str]) -> str:
-    return f"{letter} {({name: value for name, value in fields.items() if name not in _SOURCE_PLACE})}"
+    return f"{letter} { ({name: value for name, value in fields.items() if name not in _SOURCE_PLACE}) }"
 
 
 def _columns(body: bytes) -> list[tuple[str, bool, int, int, int, int, int]]:

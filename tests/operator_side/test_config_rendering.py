@@ -72,6 +72,52 @@ def test_pools_inherit_from_the_cluster_over_the_tenant_to_database_and_user() -
     assert (app.max_clients, web.max_clients) == (None, 7)
 
 
+def test_timeouts_are_set_for_cluster_tenant_database_and_user() -> None:
+    result = rendered(
+        cluster(
+            defaults={
+                "queryTimeout": "5m",
+                "transactionTimeout": "10m",
+                "idleTransactionTimeout": "1m",
+                "clientIdleTimeout": "1h",
+                "queryWaitNotify": "2s",
+                "connectTimeout": "3s",
+            }
+        ),
+        tenant(
+            pool={"queryTimeout": "4m", "queryWaitNotify": "0s"},
+            databases=[{"name": "shop", "pool": {"transactionTimeout": "9m", "queryTimeout": "3m"}}],
+            users=[
+                {
+                    "name": "app",
+                    "passwordSecretRef": {"name": "acme-app"},
+                    "pool": {"queryTimeout": "2m", "idleTransactionTimeout": "30s"},
+                }
+            ],
+        ),
+        tenant("other", upstream={"host": "db.example", "connectTimeout": "4s"}),
+        secret(),
+    )
+    assert result.rejected == {}
+    entry, other = read(result)["acme"], read(result)["other"]
+    assert entry.pool == PoolSettings(
+        query_timeout=240,
+        transaction_timeout=600,
+        idle_transaction_timeout=60,
+        client_idle_timeout=3600,
+        query_wait_notify=0,
+    )
+    found = entry.pool_settings(entry.databases[0], entry.users[0])
+    assert (found.query_timeout, found.transaction_timeout, found.idle_transaction_timeout) == (120, 540, 30)
+    assert (entry.upstream.connect_timeout, other.upstream.connect_timeout) == (3, 4)
+    assert other.pool.query_timeout == 300
+
+
+def test_what_a_gap_means_to_listening_clients_is_passed_on() -> None:
+    result = rendered(cluster(), tenant(listen={"onGap": "Notice"}), secret())
+    assert result.entries["acme"].listen.on_gap == "Notice"
+
+
 def test_limits_come_from_the_cluster() -> None:
     spec = {"maxClientsPerPod": 7, "loginTimeout": "3s", "clientStallTimeout": "4s", "maxHalfOpenLogins": 9}
     result = rendered(cluster(limits=spec, drain={"timeout": "2s"}, defaultTenant="acme"))

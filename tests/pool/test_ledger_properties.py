@@ -12,11 +12,11 @@ from pgweir_pooler.errors import PoolerError, ServerLoginFailed, Terminated
 from pgweir_pooler.pool.deadlines import next_deadline
 from pgweir_pooler.pool.instance_ledger import KEEP_IDLE_S, LOOK_AGAIN_S, InstanceLedger
 from pgweir_pooler.pool.keys import CloseReason
-from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Slot
+from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Renew, Seat, Slot
 from pool.books import DOWN, Client, Server, limits, new_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pgweir_pooler.pool.ledger import PoolLedger
 
@@ -42,6 +42,9 @@ class Books(RuleBasedStateMachine):
         self.connecting: list[Slot] = []
         self.lent: list[Slot] = []
         self.terminating: list[Slot] = []
+        self.want_to_listen: dict[Client, PoolLedger] = {}
+        self.listening: list[Slot] = []
+        self.to_renew: list[Slot] = []
 
     # --- the shell
 
@@ -51,8 +54,9 @@ class Books(RuleBasedStateMachine):
                 self.connecting.append(effect.slot)
                 assert self.instance.servers <= self.instance.limit
             elif isinstance(effect, Close):
-                if effect.slot in self.lent:
-                    self.lent.remove(effect.slot)
+                for place in (self.lent, self.listening, self.to_renew):
+                    if effect.slot in place:
+                        place.remove(effect.slot)
                 self.terminating.append(effect.slot)
             elif isinstance(effect, Grant):
                 queue = self.queues[effect.slot.pool]
@@ -60,9 +64,18 @@ class Books(RuleBasedStateMachine):
                 assert effect.waiter not in effect.slot.pool.waiters, "a granted waiter is not queued"
                 assert effect.slot not in self.lent, "a server has one client"
                 assert effect.slot.generation == effect.slot.pool.generation
+                assert not effect.slot.pool.is_paused, "a paused pool lends nothing"
                 queue.pop(0)
                 self.lent.append(effect.slot)
+            elif isinstance(effect, Seat):
+                assert self.want_to_listen.pop(effect.waiter) is effect.slot.pool  # type: ignore[call-overload]
+                self.listening.append(effect.slot)
+            elif isinstance(effect, Renew):
+                self.to_renew.append(effect.slot)
+            elif effect.waiter in self.want_to_listen:
+                del self.want_to_listen[effect.waiter]
             else:
+                assert isinstance(effect, Refuse)
                 (queue,) = [queue for queue in self.queues.values() if effect.waiter in queue]
                 queue.remove(effect.waiter)  # type: ignore[arg-type]
 
@@ -131,11 +144,12 @@ class Books(RuleBasedStateMachine):
     @rule(i=some_pool, j=pick)
     def a_server_dies(self, i: int, j: int) -> None:
         pool = self.pools[i]
-        alive = [*pool.idle, *pool.active]
+        alive = [*pool.idle, *pool.active, *pool.listening.servers]
         if alive:
             slot = alive[j % len(alive)]
-            if slot in self.lent:
-                self.lent.remove(slot)
+            for place in (self.lent, self.listening, self.to_renew):
+                if slot in place:
+                    place.remove(slot)
             self.perform(pool.lost(slot, self.now))
 
     @rule(i=some_pool, j=pick)
@@ -144,6 +158,27 @@ class Books(RuleBasedStateMachine):
         if queue:
             client = queue.pop(j % len(queue))
             self.perform(self.pools[i].abandon(client, self.now))
+
+    @rule(i=some_pool)
+    def somebody_wants_to_listen(self, i: int) -> None:
+        client = Client("listener")
+        self.want_to_listen[client] = self.pools[i]
+        before = self.instance.listeners
+        self.perform(self.pools[i].listening.ask(client, self.now))
+        assert self.instance.listeners <= max(before, self.instance.limit - 1), "a place is left to the pools"
+
+    @precondition(lambda self: self.want_to_listen)
+    @rule(i=pick)
+    def nobody_wants_to_listen_any_more(self, i: int) -> None:
+        client = list(self.want_to_listen)[i % len(self.want_to_listen)]
+        self.perform(self.want_to_listen.pop(client).listening.abandon(client, self.now))
+
+    @precondition(lambda self: self.listening)
+    @rule(i=pick)
+    def a_listening_server_is_discarded(self, i: int) -> None:
+        slot = self.listening[i % len(self.listening)]
+        self.perform(slot.pool.discard(slot, CloseReason.LISTENING_ENDED, self.now))
+        assert slot in self.terminating
 
     @rule(i=some_pool, size=st.integers(1, 4), min_idle=st.integers(0, 2), times=st.sampled_from([0, 2, 10]))
     def a_pool_is_resized(self, i: int, size: int, min_idle: int, times: float) -> None:
@@ -158,6 +193,14 @@ class Books(RuleBasedStateMachine):
     def a_password_changes(self, i: int) -> None:
         self.perform(self.pools[i].retire(self.now))
 
+    @rule(i=some_pool)
+    def a_pool_is_paused(self, i: int) -> None:
+        self.perform(self.pools[i].pause(self.now))
+
+    @rule(i=some_pool)
+    def a_pool_is_resumed(self, i: int) -> None:
+        self.perform(self.pools[i].resume(self.now))
+
     @precondition(lambda self: len(self.pools) > 1)
     @rule(i=some_pool)
     def a_pool_is_drained(self, i: int) -> None:
@@ -170,14 +213,28 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def every_slot_is_in_one_place_and_counted(self) -> None:
         pools = self.pools
-        places = [place for p in pools for place in (p.opening, p.idle, p.active, p.closing)]
+        listening = [pool.listening for pool in pools]
+        places: list[Iterable[Slot]] = [place for p in pools for place in (p.opening, p.idle, p.active, p.closing)]
+        places += [place for x in listening for place in (x.opening, x.servers)]
         slots = [slot for place in places for slot in place]
         assert len(slots) == len(set(slots)) == self.instance.servers
-        assert {slot for p in pools for slot in p.opening} == set(self.connecting)
+        openings: list[Iterable[Slot]] = [*(p.opening for p in pools), *(x.opening for x in listening)]
+        assert {slot for opening in openings for slot in opening} == set(self.connecting)
         assert {slot for p in pools for slot in p.active} == set(self.lent)
         assert {slot for p in pools for slot in p.closing} == set(self.terminating)
         assert self.instance.opening == len(self.connecting) <= self.instance.max_connecting
         assert self.instance.closing == len(self.terminating)
+
+    @invariant()
+    def who_listens_is_counted_apart(self) -> None:
+        places = [pool.listening for pool in self.pools]
+        assert [slot for x in places for slot in x.servers if slot not in self.listening] == []
+        assert len(self.listening) == sum(len(x.servers) for x in places)
+        assert self.instance.listeners == sum(len(x.wanted) + len(x.opening) + len(x.servers) for x in places)
+        limit = self.instance.limit
+        assert sum(len(x.wanted) + len(x.servers) for x in places) < limit, "a place is left to the pools"
+        for slot in self.listening:
+            assert slot in self.to_renew or slot.generation == slot.pool.generation
 
     @invariant()
     def the_queue_is_what_the_clients_think(self) -> None:
@@ -192,6 +249,9 @@ class Books(RuleBasedStateMachine):
             assert is_starving == (pool.shortfall(self.now) > 0)
             due_at = max(self.now, next_deadline(pool, self.now))
             assert pool.wake_at <= due_at + KEEP_IDLE_S * is_starving
+            if pool.is_paused:
+                assert not pool.idle
+                continue
             if not pool.waiters or pool.opening or pool.active:
                 continue
             if self.now < pool.backoff.retry_at:
@@ -211,8 +271,10 @@ class Books(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """From any state: when logins succeed and clients give back, every waiter is served."""
+        for pool in self.pools:
+            self.perform(pool.resume(self.now))
         for _ in range(100):
-            if not any(self.queues.values()):
+            if not any(self.queues.values()) and not self.want_to_listen:
                 return
             while self.terminating:
                 self.a_closing_server_is_gone(0)

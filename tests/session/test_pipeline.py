@@ -271,3 +271,37 @@ def test_what_will_settle_by_itself() -> None:
     assert run(">P >S").will_settle
     assert not run(">P").will_settle
     assert not run(">Q <G").will_settle
+
+
+@pytest.mark.parametrize(
+    ("story", "is_mid_message", "expected"),
+    [
+        ("", False, True),
+        ("", True, True),  # CopyData where no COPY is: the server ignores it when it is whole
+        (">Q", False, False),
+        (">Q", True, True),  # half a query
+        (">Q >Q", True, False),  # the first one runs
+        (">Q <E <ZE", False, True),
+        (">F", False, False),
+        (">P", False, True),
+        (">P >D", False, True),
+        (">P >B", True, True),
+        (">P >S", False, False),
+        (">P <1", False, True),
+        (">P >B >E", False, False),
+        (">P >B >E <1 <2 <C", False, True),
+        (">P <E", False, True),  # skips to a Sync that has not come
+        (">Q >P", True, False),
+        (">S >P", False, False),
+        (">Q <G", False, True),
+        (">Q <G", True, True),
+        (">Q <G >c", False, False),
+        (">Q <G >f", False, False),
+        (">Q <G >f", True, True),
+        (">Q <G >c >Q", True, False),
+        (">E >S <G", False, True),
+        (">E >S <G >c >S", False, False),
+    ],
+)
+def test_it_is_known_when_only_the_client_can_go_on(story: str, is_mid_message: bool, expected: bool) -> None:
+    assert run(story).awaits_client(is_mid_message=is_mid_message) is expected

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgweir_pooler.errors import InvalidParameter, NoTenant, NotSupported, PoolerError
-from pgweir_pooler.session.startup import Startup, parse_startup, split_options
+from pgweir_pooler.session.startup import CONSOLE_TENANT, Startup, parse_startup, split_options
 from pgweir_pooler.session.steps import Identity
 
 
@@ -122,6 +122,35 @@ def test_the_whole_user_as_database_is_libpqs_way_to_name_none(
     default_tenant: str | None, options: str, user: str, expected: Identity
 ) -> None:
     assert parsed(default_tenant, is_acme, user=user, database=user, options=options).identity == expected
+
+
+@pytest.mark.parametrize("default_tenant", [None, "main"])
+@pytest.mark.parametrize("database", ["pgweir", "pgbouncer"])
+@pytest.mark.parametrize("user", ["jane", "pgbouncer"])
+def test_a_user_without_a_tenant_and_the_consoles_database_are_an_admin(
+    default_tenant: str | None, database: str, user: str
+) -> None:
+    pairs = [(b"user", user.encode()), (b"database", database.encode())]
+    startup = parse_startup(pairs, default_tenant=default_tenant, has_console=True)
+    assert startup.identity == Identity(CONSOLE_TENANT, user, "pgweir")
+    assert startup.shown_user == user
+
+
+@pytest.mark.parametrize(
+    ("parameters", "identity"),
+    [
+        ({"user": "bob.acme", "database": "pgweir"}, Identity("acme", "bob", "pgweir")),
+        ({"user": "bob", "database": "pgweir", "options": "reference=acme"}, Identity("acme", "bob", "pgweir")),
+        ({"user": "bob", "database": "shop"}, Identity("main", "bob", "shop")),
+        ({"user": "bob", "database": "PGWEIR"}, Identity("main", "bob", "PGWEIR")),
+        ({"user": "bob"}, Identity("main", "bob", "bob")),
+    ],
+)
+def test_others_are_clients_of_tenants_though_there_is_a_console(
+    parameters: dict[str, str], identity: Identity
+) -> None:
+    pairs = [(name.encode(), value.encode()) for name, value in parameters.items()]
+    assert parse_startup(pairs, default_tenant="main", has_console=True).identity == identity
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from pgweir_pooler.admin_http.tally import (
 )
 
 if TYPE_CHECKING:
-    from pgweir_pooler.admin_http.slices import Slices
     from pgweir_pooler.admin_http.view import DirectoryView, PoolView
+    from pgweir_pooler.slices import Slices
     from pgweir_pooler.telemetry import PoolCounters
 
 OTHERS: Final = "_other"  # no tenant id begins with an underscore

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from pgweir_pooler.admin_http.slices import Slices
+    from pgweir_pooler.slices import Slices
 
 _OPENMETRICS_TYPE: Final = "application/openmetrics-text"
 

@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import (
 
 from pgweir_pooler.admin_http.books import TenantBooks
 from pgweir_pooler.admin_http.exposition import Format, write
-from pgweir_pooler.admin_http.slices import Slices
 from pgweir_pooler.admin_http.tally import closes_of, counter_of, histogram_of
+from pgweir_pooler.slices import Slices
 from pgweir_pooler.telemetry import HISTOGRAM_BUCKETS
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Metrics:
         async with self._one_at_a_time:
             slices = Slices()
             rows = await self._books.read(asyncio.get_running_loop().time(), slices)
-            ours = chain(_tenants(rows), _whole_process(self._view), _instances(self._view))
+            ours = chain(_tenants(rows), _whole_process(self._view), _pins(self._view), _instances(self._view))
             text = await write(chain(ours, _process(self._view), self._platform.collect()), form, slices)
             self.longest_slice_s = slices.longest_s
             return text
@@ -150,6 +150,7 @@ def _states(rows: Rows) -> Iterator[Metric]:
             servers.add_metric([tenant, "idle"], row.present.servers_idle)
             servers.add_metric([tenant, "opening"], row.present.servers_opening)
             servers.add_metric([tenant, "closing"], row.present.servers_closing)
+            servers.add_metric([tenant, "listening"], row.present.servers_listening)
         yield servers
     text = "How long the client that waits longest has waited for a server; 0 when nobody waits."
     for chunk in _chunks(rows, _COUNTER_TENANTS):
@@ -198,6 +199,20 @@ def _whole_process(view: ProcessView) -> Iterator[Metric]:
         "pgweir_config_problems", "What is wrong with the configuration now; /status says what.", len(view.problems)
     )
     yield InfoMetricFamily("pgweir", "The pooler.", {"version": view.version})
+
+
+def _pins(view: ProcessView) -> Iterator[Metric]:
+    """Sums, in one go: hardly any pool has any."""
+    counts: dict[str, int] = {}
+    for counters in {pool.counters for pool in view.directory.pools() if pool.counters.pinned}:
+        for reason, count in counters.pinned.items():
+            counts[reason] = counts.get(reason, 0) + count
+    family = GaugeMetricFamily(
+        "pgweir_clients_pinned", "Clients that keep their server between transactions.", labels=["reason"]
+    )
+    for reason, count in sorted(counts.items()):
+        family.add_metric([reason], count)
+    yield family
 
 
 def _instances(view: ProcessView) -> Iterator[Metric]:

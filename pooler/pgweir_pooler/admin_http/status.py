@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgweir_contract.json_form import render
 from pgweir_contract.status import InstanceStatus, PoolStatus, Problem, Status, TenantStatus
-from pgweir_pooler.admin_http.slices import Slices
+from pgweir_pooler.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,5 +93,7 @@ def _pool(pool: PoolView, clients: int) -> PoolStatus:
         servers_idle=pool.idle,
         servers_opening=pool.opening,
         servers_closing=pool.closing,
+        servers_listening=pool.listening,
         size=pool.ledger.limits.size,
+        pinned={reason: count for reason, count in pool.counters.pinned.items() if count},
     )

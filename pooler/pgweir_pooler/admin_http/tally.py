@@ -111,6 +111,7 @@ class Present(NamedTuple):
     servers_idle: int
     servers_opening: int
     servers_closing: int
+    servers_listening: int
 
     @property
     def clients_active(self) -> int:
@@ -123,12 +124,12 @@ class Present(NamedTuple):
         return max(0, self.clients - self.clients_waiting - self.clients_active)
 
 
-NOBODY: Final = Present(0, 0, 0, 0, 0, 0)
+NOBODY: Final = Present(0, 0, 0, 0, 0, 0, 0)
 
 
 def present(pool: PoolView, clients: int) -> Present:
     """The pool now, with the number of its clients."""
-    return Present(clients, pool.waiting, pool.active, pool.idle, pool.opening, pool.closing)
+    return Present(clients, pool.waiting, pool.active, pool.idle, pool.opening, pool.closing, pool.listening)
 
 
 def add_present(one: Present, other: Present) -> Present:

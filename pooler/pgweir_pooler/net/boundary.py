@@ -1,19 +1,20 @@
 """Between the end of a client's transaction and the return of its server: what has become of the session.
 
-Something that the client ran may have left settings, prepared statements, temporary tables, cursors or locks behind.
-PostgreSQL is asked, on the same server and before the client reads that it is ready. Settings and statements become the
-client's and are brought to whatever server it gets next; what cannot move pins the client to this server until it is
-gone.
+Something that the client ran may have left settings, prepared statements, channels, temporary tables, cursors or locks
+behind. PostgreSQL is asked, on the same server and before the client reads that it is ready. Settings and statements
+become the client's and are brought to whatever server it gets next; its channels become those of the listening server;
+what cannot move pins the client to this server until it is gone.
 """
 
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import ServerLost
+from pgweir_pooler.errors import PoolerError, ServerLost
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
-from pgweir_pooler.session.session_state import Answer, is_single, question
+from pgweir_pooler.session.session_state import Answer, is_single, question, quoted
 from pgweir_pooler.session.settings import changed_parameters, literal, reading_settings
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
+    CHANNELS,
     DEALLOCATED,
     DISCARDED,
     HOLDABLE,
@@ -26,7 +27,7 @@ from pgweir_pooler.session.suspicion import (
 )
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import PARSE, QUERY, SYNC
-from pgweir_pooler.wire.messages import message, query, ready_for_query
+from pgweir_pooler.wire.messages import error_response_for, message, query, ready_for_query
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
@@ -39,12 +40,13 @@ _OWN_PREFIX = SERVER_NAME_PREFIX.decode()
 class Boundary:
     """One such moment of one client."""
 
-    __slots__ = ("_asks", "_parameters", "_server", "_session")
+    __slots__ = ("_asks", "_channels", "_parameters", "_server", "_session")
 
     def __init__(self, session: "ClientSession", server: ServerConnection, asks: int) -> None:
         self._session = session
         self._server = server
         self._asks = asks
+        self._channels: frozenset[bytes] = frozenset()  # what the client listens to from now on
         self._parameters = dict(server.stream.parameters)  # as the client knows them
 
     def begin(self) -> None:
@@ -105,6 +107,11 @@ class Boundary:
             session.stream.reads_by(reading_settings(session.settings))
         if asks & PREPARED:
             self._learn_statements(answer)
+        if asks & CHANNELS:
+            self._channels = frozenset(name.encode() for name in answer.channels)
+            if not (server.has_channels or asks & DISCARDED):
+                self._channels |= session.channels  # LISTEN adds to them; it was told of none that there were before
+            server.has_channels = bool(answer.channels)
         session.pins = session.pins & ~(asks & _PINNING) | answer.found
         statements = server.stream.pipeline.statements
         if session.pins & TEMPORARY:
@@ -128,7 +135,6 @@ class Boundary:
             session.pins &= ~PREPARED
         else:
             session.pins |= PREPARED  # its text is part of a longer one, which must not run again
-        session.stream.replay_wanted(is_wanted=bool(known))
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost or error or self._session.is_closing:
@@ -146,21 +152,51 @@ class Boundary:
         self._session.errand_failed(error_of(error))
 
     def _end(self) -> None:
-        self._session.transport.write(ready_for_query())
-        self._session.errand_ended(self._server)
+        if not self._asks & CHANNELS:
+            self._session.return_server(self._server)
+            self._tell()
+        elif self._server.has_channels:
+            self._server.run_errand(query(b"UNLISTEN *"), (QUERY,), self._unlistened)
+        else:
+            self._unlistened(self._server, {})
+
+    def _unlistened(self, server: ServerConnection, error: dict[str, str]) -> None:
+        """The listening server listens for the client, not this one."""
+        session = self._session
+        if server.is_lost or error or session.is_closing:
+            self._fail(error)
+            return
+        server.has_channels = False
+        server.stream.asks = 0
+        # Before the hub confirms: if all servers of a pool waited for a listening server, there would never be one.
+        session.return_server(server)
+        if self._channels == session.channels:
+            self._tell()
+        else:
+            session.listen(self._channels, self._tell)
+
+    def _tell(self, error: PoolerError | None = None) -> None:
+        transport = self._session.transport
+        if error is not None:
+            transport.write(error_response_for(error))
+        transport.write(ready_for_query())
+        self._session.errand_ended()
 
 
 def replay(session: "ClientSession", server: ServerConnection) -> None:
     """Brings to the server what the text in front of which the client was stopped may name, then lets it go on."""
     text = session.stream.stopped
-    messages = _replay_sql_statements(session, server)
-    tags = [QUERY] * len(messages)
+    messages: list[bytes] = []
+    tags: list[int] = []
     for raw, known in session.statement_names().items():
         name = raw.decode("utf-8", "replace")
         if raw in text and name not in server.sql_names and known.body is not None:
             messages.append(message(b"P", raw + b"\0" + known.body) + message(b"S"))
             tags += (PARSE, SYNC)
             server.sql_names.add(name)
+    for sql in _texts_to_replay(session, server):
+        messages.append(query(sql.encode()))
+        tags.append(QUERY)
     session.stream.is_replayed = True
     if not messages:
         session.resume()
@@ -176,7 +212,7 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             server.release()
         else:
             # What failed is not there, and the client's statement will say so.
-            server.stream.asks = 0
+            server.stream.asks = CHANNELS if server.has_channels else 0
             server.stream.pipeline.statements.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()
@@ -185,14 +221,18 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
     server.run_errand(b"".join(messages), tags, replayed)
 
 
-def _replay_sql_statements(session: "ClientSession", server: ServerConnection) -> list[bytes]:
-    """Query messages that prepare on the server what the client has prepared by SQL."""
+def _texts_to_replay(session: "ClientSession", server: ServerConnection) -> list[str]:
+    """Statements that prepare what the client has prepared by SQL, and listen to its channels."""
     texts = []
     for name, statement in session.sql_statements.items():
         if name not in server.sql_names:
             texts.append(statement)
             server.sql_names.add(name)
-    encoding = server.stream.parameters.get(b"client_encoding", _UTF8).decode()
-    if texts and encoding.encode() != _UTF8:  # they are kept in UTF-8, as `session_state` reads them
-        texts = ["SET client_encoding TO 'UTF8'", *texts, f"SET client_encoding TO {literal(encoding)}"]
-    return [query(text.encode()) for text in texts]
+    if session.channels and not server.has_channels:
+        names = [quoted(name.decode()) for name in sorted(session.channels)]
+        texts.append("; ".join(f"LISTEN {name}" for name in names))
+        server.has_channels = True
+    encoding = server.stream.parameters.get(b"client_encoding", _UTF8)
+    if texts and encoding != _UTF8:  # they are kept in UTF-8, as `session_state` reads them
+        texts = ["SET client_encoding TO 'UTF8'", *texts, f"SET client_encoding TO {literal(encoding.decode())}"]
+    return texts

@@ -52,6 +52,8 @@ def cancel_by_key(clients: "Clients", process_id: int, secret: bytes) -> None:
         return
     session = clients.sessions.get((process_id << 32) | int.from_bytes(secret, "big"))
     if session is None:
+        if clients.console is not None:
+            clients.console.cancel(process_id, secret)
         return
     server = session.server
     if server is not None and not server.is_lost and server.stream.pipeline.owed:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgweir_pooler.errors import (
+    DatabaseDisabled,
     InvalidParameter,
     LoginTimeout,
     PoolerError,
@@ -24,9 +25,11 @@ from pgweir_pooler.net.cancel import cancel_by_key
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, ClientSession
 from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
+from pgweir_pooler.orders import DatabaseKey
 from pgweir_pooler.pool.client_limits import ClientCaps
 from pgweir_pooler.session.frontend_login import FrontendLogin
 from pgweir_pooler.session.settings import render_parameters, split_application_name
+from pgweir_pooler.session.startup import CONSOLE_TENANT
 from pgweir_pooler.session.steps import (
     Admitted,
     CancelRequested,
@@ -92,6 +95,7 @@ class ClientLogin(asyncio.Protocol):
             default_tenant=clients.default_tenant,
             server_nonce=secrets.token_urlsafe(18),
             is_tenant=directory.tenants.__contains__,
+            has_console=clients.console is not None and clients.console.is_open,
         )
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
 
@@ -138,6 +142,12 @@ class ClientLogin(asyncio.Protocol):
     def _look_up(self, need: NeedSecret) -> None:
         assert self._login is not None
         self._asked_for = Identity(need.tenant, need.user, need.database)
+        console = self._clients.console
+        if need.tenant == CONSOLE_TENANT and console is not None:
+            verifier, is_real = console.verifier(need.user)
+            for step in self._login.secret_found(verifier, real=is_real):
+                self._take(step)
+            return
         tenant = self._clients.directory.tenants.get(need.tenant)
         login = tenant.logins.get(need.user) if tenant else None
         if login is None:
@@ -154,6 +164,11 @@ class ClientLogin(asyncio.Protocol):
         self._early = self._login.unconsumed
         clients = self._clients
         who = admitted.identity
+        if who.tenant == CONSOLE_TENANT and clients.console is not None:
+            self._is_closing = True  # for this object: the connection lives on
+            self._forget()
+            clients.console.enter(who.user, admitted.settings, self._transport, self._early, next(clients.ids))
+            return
         tenant = clients.directory.tenants.get(who.tenant)
         login = tenant.logins.get(who.user) if tenant else None
         if clients.is_draining or tenant is None or login is None:
@@ -167,6 +182,9 @@ class ClientLogin(asyncio.Protocol):
                     hint="Name the database, as in dbname=NAME or psql -d NAME; without one it is the user's name.",
                 )
             )
+            return
+        if DatabaseKey(database.name, who.tenant) in clients.directory.orders.disabled:
+            self._refuse(DatabaseDisabled(database.name))
             return
         over = clients.client_limits.admit(
             who.tenant,
@@ -296,6 +314,10 @@ class ClientLogin(asyncio.Protocol):
 
     def _timed_out(self) -> None:
         self._timer = None
+        if self._asked is not None and self._asked.ledger.is_paused:  # an admin's doing: it waits as clients do
+            clients = self._clients
+            self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
+            return
         self._refuse(LoginTimeout("the login took too long"))
 
     def _refuse(self, error: PoolerError) -> None:

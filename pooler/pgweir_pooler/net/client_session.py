@@ -4,122 +4,41 @@ Detached, it costs nothing but this object. Its first message makes it ask its p
 what it sends waits in `_pending` (its socket is paused above PENDING_LIMIT). With a server, bytes go through both ways,
 and the server is released at the ReadyForQuery that frees it (transaction and statement mode) or when the client leaves
 (session mode).
-
-Back-pressure: a client that does not read pauses its server, and is closed when it holds it for `clientStallTimeout`
-without taking a byte; a server that does not read pauses its client. No buffer grows beyond the transport's high-water
-mark plus one read.
 """
 
 from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import (
-    ClientStalled,
-    PoolerError,
-    ServerLost,
-    Terminated,
-    TransactionInStatementMode,
-)
+from pgweir_pooler.errors import PoolerError, TransactionInStatementMode
 from pgweir_pooler.net.boundary import Boundary, replay
-from pgweir_pooler.net.flow import PausableProtocol, StallWatch
+from pgweir_pooler.net.client_connection import LINGER_S, SESSION, STATEMENT, TRANSACTION, ClientConnection
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
-from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.session.backend_stream import READY_SIZE
-from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream, says_goodbye
-from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
-from pgweir_pooler.session.settings import reading_settings
-from pgweir_pooler.session.suspicion import DEALLOCATED, LOADED, SETTINGS
+from pgweir_pooler.session.frontend_stream import FOR_COPY, says_goodbye
+from pgweir_pooler.session.session_state import custom_names
+from pgweir_pooler.session.suspicion import DEALLOCATED, SETTINGS
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 from pgweir_pooler.wire.framing import IDLE, QUERY
-from pgweir_pooler.wire.messages import error_response_for
 
 if TYPE_CHECKING:
-    from pgweir_pooler.directory import TenantPool
-    from pgweir_pooler.net.clients import Clients
-    from pgweir_pooler.pool.pool import Pool
+    from collections.abc import Callable
+
     from pgweir_pooler.pool.slot import Connection
     from pgweir_pooler.session.backend_stream import BackendStream
-    from pgweir_pooler.session.statements import ClientStatement
-    from pgweir_pooler.session.steps import Identity, Settings
 
-TRANSACTION, SESSION, STATEMENT = 0, 1, 2
+__all__ = ["LINGER_S", "LOST_IN_A_ROW", "SESSION", "STATEMENT", "TRANSACTION", "ClientSession"]
 
 PENDING_LIMIT = 65_536  # bytes; above, the waiting client's socket is paused
 # A server that ends before it was of use is replaced for the waiting client, but not by one after the other for ever:
 # a PostgreSQL that accepts logins and ends at once would see thousands a second.
 LOST_IN_A_ROW = 5
-LINGER_S = 5.0  # how long a closing client may take to read its last words
 
 
-class ClientSession(PausableProtocol):
+class ClientSession(ClientConnection):
     """A client after its login, and the server it holds, if any."""
 
-    __slots__ = (
-        "_claimed",
-        "_closing_error",
-        "_is_held_up",
-        "_is_ordinary",
-        "_is_release_due",
-        "_is_waiting",
-        "_is_writing_paused",
-        "_lost_in_a_row",
-        "_pending",
-        "_stall_watch",
-        "_started",
-        "_transaction_started",
-        "clients",
-        "custom_names",
-        "held",
-        "identity",
-        "is_closing",
-        "key",
-        "mode",
-        "pins",
-        "pool",
-        "server",
-        "settings",
-        "sql_statements",
-        "startup_settings",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        clients: "Clients",
-        held: "TenantPool",
-        identity: "Identity",
-        settings: "Settings",
-        mode: int,
-        key: int,
-    ) -> None:
-        super().__init__()
-        self.clients = clients
-        self.held = held
-        self.pool: Pool = held.pool  # of the last transaction; `held.pool` when the tenant has moved since
-        self.identity = identity
-        self.settings = settings  # of the session now; the server it gets is brought to them
-        self.startup_settings = settings  # what RESET goes back to
-        self.sql_statements: dict[str, str] = {}  # prepared by SQL: name -> text
-        self.custom_names: frozenset[str] = frozenset()  # settings that it may have made up, asked for by name
-        self.pins = 0  # why the client keeps its server between transactions: bits of `suspicion`
-        self.mode = mode
-        self.key = key  # process id and secret as one number: what a CancelRequest must carry
-        self.stream = FrontendStream(None if mode == SESSION else held.statements, reading_settings(settings))
-        self.server: ServerConnection | None = None
-        self._claimed: ServerConnection | None = None  # granted, and being brought to our settings
-        self._lost_in_a_row = 0  # servers that ended before they took our settings
-        self._pending = b""  # sent by the client while it waits
-        self._is_ordinary = mode != SESSION  # a server that is free goes back without further ado
-        self._is_held_up = False  # what the client sends now goes to `_pending`: it waits, must read first, or ends
-        self._is_waiting = False  # in the pool's queue, or claiming
-        self._started = 0.0  # when the oldest unanswered query was forwarded; time.monotonic
-        self._transaction_started = 0.0  # when the first query of the open transaction was forwarded
-        self._is_release_due = False  # the server is free but the client is in the middle of a message
-        self._is_writing_paused = False
-        self.is_closing = False
-        self._closing_error: PoolerError | None = None  # to be told at the next transaction boundary
-        self._stall_watch: StallWatch | None = None
+    __slots__ = ()
 
     # --- asyncio.Protocol
 
@@ -155,26 +74,6 @@ class ClientSession(PausableProtocol):
             self._is_waiting = False
             self.pool.abandon(self)
         self._let_go()
-
-    def pause_writing(self) -> None:
-        self._is_writing_paused = True
-        if self.server is not None:
-            self.server.pause_reading()
-            self._stop_stall_watch()
-            clients = self.clients
-            self._stall_watch = StallWatch(
-                self.transport, clients.limits.client_stall_timeout, clients.loop, self._stalled
-            )
-
-    def resume_writing(self) -> None:
-        self._is_writing_paused = False
-        self._stop_stall_watch()
-        if self.server is not None:
-            self.server.resume_reading()
-        elif self._pending and not self._is_waiting and not self.is_closing:
-            pending, self._pending = self._pending, b""
-            self.resume_reading()
-            self._start(pending)
 
     # --- waiting for a server
 
@@ -274,6 +173,8 @@ class ClientSession(PausableProtocol):
             self._started = monotonic()
             if self._transaction_started == 0.0:
                 self._transaction_started = self._started
+        else:
+            self.is_heard = True
         if stream.has_news:
             self._handle_news()
         elif self._is_release_due and not stream.remaining:
@@ -297,7 +198,7 @@ class ClientSession(PausableProtocol):
         self.transport.write(out)
         backend = server.stream
         backend.ready_count = backend.transaction_count = 0
-        now = monotonic()
+        self.ready_at = now = monotonic()
         counters = self.held.counters
         counters.bytes_from_servers += len(out)
         times = counters.alone_time
@@ -340,6 +241,7 @@ class ClientSession(PausableProtocol):
         elif self.pins:
             server.feed_rest()
             self.stream.loan_ended()
+            self.deliver_mail()
             if self._closing_error is not None:
                 self.close(self._closing_error)
         elif stream.remaining:
@@ -358,16 +260,15 @@ class ClientSession(PausableProtocol):
             self.server.sql_names.clear()
             self.forget_statements()
         if backend.ready_count:
-            now = monotonic()
-            counters = self.held.counters
-            counters.queries_ended(
+            self.ready_at = now = monotonic()
+            self.held.counters.queries_ended(
                 backend.ready_count, backend.transaction_count, now - self._started, now - self._transaction_started
             )
             backend.ready_count = 0
+            self._started = now if backend.pipeline.owed else 0.0
             if backend.transaction_count:
                 backend.transaction_count = 0
-                self._transaction_started = 0.0
-            self._started = now if backend.pipeline.owed else 0.0
+                self._transaction_started = self._started
         if backend.errors:
             self.held.counters.server_errors += backend.errors
             backend.errors = 0
@@ -420,40 +321,44 @@ class ClientSession(PausableProtocol):
         if self._is_writing_paused:
             server.pause_reading()
 
-    def errand_ended(self, server: ServerConnection) -> None:
-        """What the session has become is known, and the client has been told that it is ready."""
+    def return_server(self, server: ServerConnection) -> None:
+        """What is to be known of the server is known: it goes back, unless the client is pinned to it."""
         self.stream.loan_ended()
-        self._is_ordinary = not self.pins and self._closing_error is None
+        self._count_pins(self.pins)
         if self.pins:
             self.keep(server)
         else:
             self._claimed = None
             server.stream.pipeline.statements.unnamed = None
             server.release()
+
+    def listen(self, channels: frozenset[bytes], done: "Callable[[PoolerError | None], None]") -> None:
+        """Has the hub listen to these channels for the client, instead of those before."""
+
+        def confirmed(error: PoolerError | None) -> None:
+            self._awaits_hub = False
+            if error is None:
+                self.channels = channels
+            if not self.is_closing:
+                done(error)
+
+        self._awaits_hub = True
+        self.clients.hubs.set_channels(self, channels, confirmed)
+
+    def errand_ended(self) -> None:
+        """What the session has become is known, and the client has been told that it is ready."""
+        self.stream.replay_wanted(is_wanted=bool(self.sql_statements or self.channels))
+        self._is_ordinary = not (self.pins or self.channels or self._closing_error)
         if self._closing_error is not None:
             self.close(self._closing_error)
         else:
+            self.deliver_mail()
             self.resume()
 
     def errand_failed(self, error: PoolerError) -> None:
         """What the session has become is not known: it ends."""
         self._claimed = None
         self.close(error)
-
-    def note_custom_names(self, names: frozenset[str]) -> None:
-        """Names that may be settings; asked for from now on."""
-        if len(self.custom_names) < MAX_CUSTOM_NAMES:
-            self.custom_names |= names
-
-    def statement_names(self) -> "dict[bytes, ClientStatement]":
-        """What the client has prepared by Parse, by its own names."""
-        return self.stream.statements.names if self.stream.statements is not None else {}
-
-    def forget_statements(self) -> None:
-        """The client has dropped all its prepared statements."""
-        self.statement_names().clear()
-        self.sql_statements = {}
-        self.stream.replay_wanted(is_wanted=False)
 
     # --- the end of a loan
 
@@ -469,76 +374,10 @@ class ClientSession(PausableProtocol):
         if server.stream.rest:
             server.feed_rest()
         server.release()
+        if self.mailbox is not None:
+            self.deliver_mail()
         if self._closing_error is not None:
             self.close(self._closing_error)
-
-    def on_server_lost(self, server: ServerConnection) -> None:
-        """The connection to PostgreSQL ended under us."""
-        self.server = None
-        self._stop_stall_watch()
-        last = server.stream.last_error
-        if last.get("V", last.get("S")) in ("FATAL", "PANIC"):
-            self._close_transport()  # PostgreSQL's own last words have been forwarded
-        else:
-            self.close(
-                ServerLost(
-                    "the connection to the database was lost",
-                    hint="Whether a COMMIT under way took effect is not known." if server.was_busy else "",
-                )
-            )
-
-    def _stalled(self) -> None:
-        """The client holds a server and does not read."""
-        self._stall_watch = None
-        error = ClientStalled("the client does not read its results")
-        self.clients.counters.error(error.code)
-        self.clients.log_closed(self, error)
-        self.is_closing = self._is_held_up = True
-        server, self.server = self.server, None
-        if server is not None:
-            server.client = None
-            server.pool.discard(server, CloseReason.CLIENT_STALLED)
-        self.transport.abort()
-
-    def _stop_stall_watch(self) -> None:
-        if self._stall_watch is not None:
-            self._stall_watch.cancel()
-            self._stall_watch = None
-
-    # --- the end
-
-    def close_at_boundary(self, detail: str) -> None:
-        """Ends the session with 57P01 as soon as no transaction is open; at once if none is."""
-        if self.is_closing:
-            return
-        error = Terminated(detail)
-        server = self.server
-        if self._is_idle_in(server) if server is not None else not self._is_waiting:
-            self.close(error)
-        else:
-            self._closing_error = error
-            self._is_ordinary = False
-
-    def _is_idle_in(self, server: ServerConnection) -> bool:
-        pipeline = server.stream.pipeline
-        return pipeline.is_settled and pipeline.status == IDLE and not self.stream.is_mid_message
-
-    def close(self, error: PoolerError) -> None:
-        """Ends the session with an error that the client reads."""
-        if self.is_closing:
-            return
-        self.clients.counters.error(error.code)
-        self.clients.log_closed(self, error)
-        if not self.transport.is_closing():
-            self.transport.write(error_response_for(error))
-        self._close_transport()
-
-    def _close_transport(self) -> None:
-        self.is_closing = self._is_held_up = True
-        self._let_go()
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self.clients.loop.call_later(LINGER_S, self.transport.abort)
 
     def _handle_news(self) -> None:
         """The stream has something to say beside bytes to forward."""
@@ -552,18 +391,3 @@ class ClientSession(PausableProtocol):
             self._is_held_up = True
             if self.server is not None:
                 self._go_on(self.server)
-
-    def _let_go(self) -> None:
-        """Hands the server back, whatever it is doing."""
-        server, self.server = self.server, None
-        if server is not None:
-            stream = self.stream
-            server.stream.asks |= stream.all_asks()
-            server.stream.pipeline.statements.unnamed = None
-            if self.pins:
-                server.stream.is_tainted = True
-            if self.pins & LOADED:
-                server.client = None
-                server.pool.discard(server, CloseReason.CLIENT_GONE)
-                return
-            server.client_gone(is_mid_message=stream.is_mid_message, said_goodbye=stream.has_terminated)

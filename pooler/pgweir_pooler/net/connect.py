@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerUnreachable
+from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
@@ -34,8 +35,10 @@ class Connector:
     def __init__(self, canceller: Canceller) -> None:
         self._canceller = canceller
 
-    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection:
-        """One more server for the pool, in its slot. Raises PoolerError; the pool bounds the time.
+    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection | ListeningServer:
+        """One more server for the pool, in its slot, to lend or to listen with.
+
+        Raises PoolerError; the pool bounds the time.
 
         When cancelled, the half-made connection is closed. When the tenant moves away from the pool's instance during
         the login, the server still belongs to this pool, which closes it: its place in the budget is there.
@@ -55,14 +58,15 @@ class Connector:
 
     async def _log_in(
         self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: str
-    ) -> ServerConnection:
+    ) -> ServerConnection | ListeningServer:
         loop = asyncio.get_running_loop()
+        will_listen = slot in pool.ledger.listening.opening
         login = BackendLogin(
             user=endpoint.user,
             database=endpoint.database,
             passwords=[password],
             client_nonce=secrets.token_urlsafe(18),
-            parameters={"application_name": "pgweir", "client_encoding": "UTF8"},
+            parameters={"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"},
         )
         try:
             transport, dialogue = await loop.create_connection(
@@ -76,17 +80,23 @@ class Connector:
             transport.abort()
             raise
         keep_alive(transport)
-        server = ServerConnection(
-            pool,
-            slot,
-            self._canceller,
-            loop,
-            address=(endpoint.host, endpoint.port),
-            parameters=done.parameters,
-            key=(done.process_id, done.secret_key),
-        )
-        if pool is held.pool:
-            held.server_reported(done.parameters)
+        server: ServerConnection | ListeningServer
+        if will_listen:
+            server = ListeningServer(pool, slot, loop)
+        else:
+            server = ServerConnection(
+                pool,
+                slot,
+                self._canceller,
+                loop,
+                address=(endpoint.host, endpoint.port),
+                parameters=done.parameters,
+                key=(done.process_id, done.secret_key),
+            )
+            server.always_resets = server.stream.is_tainted = endpoint.always_resets
+            server.stream.pipeline.statements.limit = endpoint.max_prepared
+            if pool is held.pool:
+                held.server_reported(done.parameters)
         server.connection_made(transport)
         transport.set_protocol(server)
         if dialogue.is_lost:

@@ -54,11 +54,15 @@ class ServerConnection(PausableProtocol):
         "_has_release_due",
         "_is_closing",
         "_is_mid_outgoing",
+        "_postponed",
         "_timer",
         "address",
+        "always_resets",
         "canceller",
         "cancels_under_way",
         "client",
+        "has_channels",
+        "holds_client_back",
         "loop",
         "pool",
         "process_id",
@@ -88,15 +92,19 @@ class ServerConnection(PausableProtocol):
         self.address = address  # host and port that a cancel goes to
         self.stream = BackendStream(parameters)
         self.process_id, self.secret_key = key
+        self.always_resets = False  # it is reset after each client, whatever that client did
         self.client: ClientSession | None = None
         # Settings that were applied last; None when a statement may have changed them since.
         self.settings: Settings = NO_SETTINGS
         # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
         self.sql_names: set[str] = set()
+        self.has_channels = False  # it listens to what its client listens to, so that UNLISTEN finds something
         self.cancels_under_way = 0  # the server is not lent again before they have ended
+        self.holds_client_back = False  # its client is not read before they have ended
         self._has_release_due = False
         self._errand_done: ErrandDone | None = None
         self._errand_error: dict[str, str] = {}
+        self._postponed: tuple[bytes, Sequence[int]] | None = None  # the errand, until no cancel is under way
         self._errand_output: list[bytes] | None = None  # what PostgreSQL answers, when the errand reads it
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
@@ -155,9 +163,12 @@ class ServerConnection(PausableProtocol):
         self._errand_done = done
         self._errand_error = {}
         self.stream.last_error = {}
-        self.stream.pipeline.owed.extend(tags)
         self._timer = self.loop.call_later(ERRAND_TIMEOUT_S, self._errand_timed_out)
-        self.transport.write(messages)
+        if self.cancels_under_way:
+            self._postponed = (messages, tags)  # else what was meant for the client's query would hit ours
+        else:
+            self.stream.pipeline.owed.extend(tags)
+            self.transport.write(messages)
 
     def ask(self, question: bytes, done: Callable[[bytes, dict[str, str]], None]) -> None:
         """Errand: one Query whose answer, all messages of it, is wanted."""
@@ -235,6 +246,15 @@ class ServerConnection(PausableProtocol):
     def cancel_ended(self) -> None:
         """A CancelRequest for this server has been carried out or given up."""
         self.cancels_under_way -= 1
+        if self.holds_client_back and not self.cancels_under_way:
+            self.holds_client_back = False
+            if self.client is not None:
+                self.client.resume_reading()
+        if self._postponed is not None and not self.cancels_under_way and not self._is_closing:
+            messages, tags = self._postponed
+            self._postponed = None
+            self.stream.pipeline.owed.extend(tags)
+            self.transport.write(messages)
         if self._has_release_due and not self.cancels_under_way and not self._is_closing:
             self._has_release_due = False
             self.release()
@@ -281,6 +301,8 @@ class ServerConnection(PausableProtocol):
                 self.pool.discard(self, CloseReason.SERVER_CLOSED)
             elif pipeline.is_confused:
                 self._broke_protocol(ServerProtocolError("an answer that nobody asked for"))
+            return
+        if self._postponed is not None:
             return
         if pipeline.is_settled:
             self._errand_ended()
@@ -338,11 +360,13 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
         server.pool.discard(server, CloseReason.RESET_FAILED)
         return
     stream = server.stream
-    stream.is_tainted = stream.is_session_owned = False
+    stream.is_session_owned = False
+    stream.is_tainted = server.always_resets
     stream.asks = 0
     stream.pipeline.statements.forget()
     stream.pipeline.statements.is_reading_changed = False
     server.sql_names.clear()
+    server.has_channels = False
     server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
     server.pool.give_back(server)
 

@@ -1,4 +1,4 @@
-"""When a pool's books need a tick, and the error of a waiter who waited too long. Pure, as the books are."""
+"""When a pool's books need a tick, and the end of a wait that was too long. Pure, as the books are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.errors import QueueTimeout
+from pgweir_pooler.pool.slot import Refuse
 
 if TYPE_CHECKING:
     from pgweir_pooler.pool.ledger import PoolLedger
+    from pgweir_pooler.pool.slot import Effect
 
 # How soon a pool below its minimum, without room in the instance, looks again.
 MINIMUM_RETRY_S = 1.0
@@ -31,8 +33,9 @@ def idle_deadline(pool: PoolLedger, now: float) -> float:
 def next_deadline(pool: PoolLedger, now: float) -> float:
     """The value of `wake_at` after a tick; later than now, for `tick` has done all that was due."""
     deadline = idle_deadline(pool, now)
-    if pool.waiters and pool.limits.queue_timeout_s:
-        deadline = min(deadline, pool.oldest_asked_at() + pool.limits.queue_timeout_s)
+    deadline = min(deadline, refusal_deadline(pool))
+    if pool.listening.wanted and pool.limits.queue_timeout_s:
+        deadline = min(deadline, next(iter(pool.listening.wanted.values())) + pool.limits.queue_timeout_s)
     if now < pool.backoff.retry_at and (pool.waiters or pool.is_below_minimum()):
         deadline = min(deadline, pool.backoff.retry_at)
     elif pool.is_below_minimum():
@@ -42,7 +45,22 @@ def next_deadline(pool: PoolLedger, now: float) -> float:
     return deadline
 
 
-def queue_timeout(pool: PoolLedger) -> QueueTimeout:
+def refuse_late_waiters(pool: PoolLedger, now: float, effects: list[Effect]) -> None:
+    """Takes those out of the queue who waited for the pool's `queueTimeout`."""
+    while refusal_deadline(pool) <= now:
+        waiter, _ = pool.waiters.popitem(last=False)
+        effects.append(Refuse(waiter, _queue_timeout(pool)))
+
+
+def refusal_deadline(pool: PoolLedger) -> float:
+    """When the oldest waiter has waited too long. A pause does not count: whoever it held has the whole time again."""
+    timeout_s = pool.limits.queue_timeout_s
+    if not timeout_s or not pool.waiters or pool.is_paused:
+        return inf
+    return max(pool.oldest_asked_at(), pool.resumed_at) + timeout_s
+
+
+def _queue_timeout(pool: PoolLedger) -> QueueTimeout:
     """What the waiter reads: the limits that made it wait, and what may be changed."""
     limits, error = pool.limits, pool.backoff.error
     text = f"no server connection became free within {limits.queue_timeout_s:g} s (pool size {limits.size})"

@@ -5,10 +5,11 @@ true: `servers` counts every slot of every pool from the decision to open it unt
 no slot is opened that lifts it above `limit`. A sent Terminate frees nothing: PostgreSQL counts the backend until it
 is gone, so a closing slot holds its place.
 
-Who comes first: pools without any server, then the pool whose oldest waiter is the oldest. To make room, a server that
-was idle for a second may be closed for another pool; one that comes back from a transaction may be closed only for a
-pool that has no server at all and has waited for a second. Both are bounded by the logins that can be in flight, so a
-crowd of pools takes turns of a second and does not spend its time on logins.
+Who comes first: who wants a server to listen with (there are few: see `listening`), then pools without any server, then
+the pool whose oldest waiter is the oldest. To make room, a server that was idle for a second may be closed for another
+pool; one that comes back from a transaction may be closed only for a pool that has no server at all and has waited for
+a second, or to listen with. All are bounded by the logins that can be in flight, so a crowd of pools takes turns of a
+second and does not spend its time on logins.
 
 Searches over all pools happen only after `evict_at` or `claim_at`, so that the cost of a transaction does not grow with
 the number of pools.
@@ -43,6 +44,7 @@ class InstanceLedger:
         "closing",
         "evict_at",
         "limit",
+        "listeners",
         "max_connecting",
         "opening",
         "pools",
@@ -60,6 +62,7 @@ class InstanceLedger:
         self.servers = 0
         self.opening = 0
         self.closing = 0
+        self.listeners = 0  # servers that listen for notifications or will; kept by ListeningPlaces
         self.evict_at = 0.0  # before this time no search for an idle server can find one
         self.claim_at = 0.0  # before this time no search for a starving pool is made at a return
 
@@ -107,6 +110,9 @@ class InstanceLedger:
         """
         self.limit = limit
         effects: list[Effect] = []
+        for pool in self.pools:
+            if self.listeners >= limit:
+                pool.listening.shrink(now, effects)
         while self.is_over_limit():
             victim = self._longest_idle(spare_minimum=False)
             if victim is None:
@@ -152,9 +158,13 @@ class InstanceLedger:
         self.evict_at = now + LOOK_AGAIN_S
 
     def _destitute(self, now: float, before: float) -> int:
-        """How many pools have no server at all, and a waiter who asked before that time and was patient."""
+        """How many pools have no server at all, and a waiter who asked before that time and was patient.
+
+        A server to listen with that is wanted counts as one.
+        """
         count = 0
         for pool in self.starving:
+            count += len(pool.listening.wanted)
             asked_at = pool.oldest_asked_at()
             if asked_at < before and asked_at + PATIENCE_S <= now and not pool.has_servers():
                 count += 1
@@ -171,5 +181,5 @@ class InstanceLedger:
         return longest
 
 
-def _claim(pool: PoolLedger) -> tuple[bool, float]:
-    return (pool.has_servers(), pool.oldest_asked_at())
+def _claim(pool: PoolLedger) -> tuple[bool, bool, float]:
+    return (not pool.listening.wanted, pool.has_servers(), pool.oldest_asked_at())

@@ -36,9 +36,11 @@ class CloseReason(Enum):
     EVICTED = "evicted"  # another pool of the same instance needed the place
     RESIZED = "resized"  # the pool or its instance was made smaller
     RETIRED = "retired"  # opened for an endpoint or a password that has changed since
+    PAUSED = "paused"  # the pool is paused: nothing is lent, no server is kept
     DRAINED = "drained"  # the pool goes away
     CLIENT_GONE = "client_gone"  # the client left in mid-transaction and the server could not be saved
     CLIENT_STALLED = "client_stalled"
+    LISTENING_ENDED = "listening_ended"  # nobody listens any more, or another server does
     BROKEN = "broken"  # the connection or its holder is in a state that nobody understands
     RESET_FAILED = "reset_failed"
     SERVER_CLOSED = "server_closed"  # PostgreSQL or the network ended it

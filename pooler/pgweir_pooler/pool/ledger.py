@@ -4,10 +4,11 @@ Enters: what happened (`ask`, `give_back`, `opened`, `lost`, `tick`, ...) with `
 clock. Leaves: effects for the shell, in order, after the books are final; so the shell may call back in from an effect.
 Effects may concern other pools of the same instance (`slot.pool` says which).
 
-Always true between calls: a slot is in exactly one of `opening`, `idle`, `active`, `closing`; waiters and idle servers
-are never there at the same time, so `take` need not look at the queue; a waiter leaves the queue in the call that
-returns its Grant or Refuse; a pool that wants a server and may not open it is in `instance.starving`; `wake_at` is not
-later than the first moment at which `tick` has something to do.
+Always true between calls: a slot is in exactly one of `opening`, `idle`, `active`, `closing`, or in one of the places
+of `listening`, which count for the instance and not for the pool's size; waiters and idle servers are never there at
+the same time, so `take` need not look at the queue; a waiter leaves the queue in the call that returns its Grant or
+Refuse; a pool that wants a server and may not open it is in `instance.starving`; `wake_at` is not later than the first
+moment at which `tick` has something to do.
 
 `take` + `give_back` cost 150 ns interpreted on Python 3.11 (75 ns compiled by mypyc), `ask` + `give_back` by hand-off
 560 ns (270 ns); 2 cores, Debian 12. They touch no timer: `wake_at` allows for servers that become idle at any time.
@@ -20,8 +21,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.pool.backoff import Backoff
-from pgweir_pooler.pool.deadlines import idle_deadline, next_deadline, queue_timeout
+from pgweir_pooler.pool.deadlines import idle_deadline, next_deadline, refuse_late_waiters
 from pgweir_pooler.pool.keys import CloseReason
+from pgweir_pooler.pool.listening import ListeningPlaces
+from pgweir_pooler.pool.reasons import reason_to_close, reason_to_refuse
 from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
 
 if TYPE_CHECKING:
@@ -48,11 +51,14 @@ class PoolLedger:
         "generation",
         "idle",
         "instance",
+        "is_paused",
         "jitter",
         "key",
         "limits",
+        "listening",
         "opening",
         "refusal",
+        "resumed_at",
         "size",
         "waiters",
         "wake_at",
@@ -71,8 +77,11 @@ class PoolLedger:
         self.active: dict[Slot, None] = {}  # lent, or granted by an effect that the shell has not performed yet
         self.closing: dict[Slot, None] = {}  # until lost
         self.waiters: OrderedDict[Waiter, float] = OrderedDict()  # to the time they asked; the oldest first
+        self.listening = ListeningPlaces(self)
         self.backoff = Backoff(jitter)
         self.refusal: PoolerError | None = None  # set by `drain`, for good
+        self.is_paused = False  # nothing is lent nor kept; waiters stay, without an error and without a timeout
+        self.resumed_at = -inf
         self.wake_at = 0.0 if limits.min_idle else inf
         instance.pools[self] = None
 
@@ -98,13 +107,13 @@ class PoolLedger:
         slot = self.take()
         if slot is not None:
             return [Grant(waiter, slot, now)]
-        error = self.refusal or self._reason_to_refuse(now)
+        error = self.refusal or reason_to_refuse(self, now)
         if error is not None:
             return [Refuse(waiter, error)]
         assert waiter not in self.waiters
         self.waiters[waiter] = now
         if self.limits.queue_timeout_s:
-            self._wake_by(now + self.limits.queue_timeout_s)
+            self.wake_by(now + self.limits.queue_timeout_s)
         effects: list[Effect] = []
         self.settle(now, effects)
         return effects
@@ -124,7 +133,7 @@ class PoolLedger:
         if slot not in self.active:
             raise KeyError(slot)
         effects: list[Effect] = []
-        reason = self._reason_to_close(slot, now)
+        reason = reason_to_close(self, slot, now)
         if reason is None and self.instance.has_better_claim(self, now):
             reason = CloseReason.EVICTED
         self._lend_rest_or_close(slot, reason, now, effects)
@@ -135,6 +144,9 @@ class PoolLedger:
 
     def open(self, effects: list[Effect]) -> None:
         """Begins one login. The caller has asked the instance for room."""
+        if self.listening.wanted:
+            self.listening.begin(effects)
+            return
         slot = Slot(self, self.generation)
         self.opening[slot] = None
         self.instance.opening += 1
@@ -143,6 +155,8 @@ class PoolLedger:
 
     def opened(self, slot: Slot, connection: Connection, now: float) -> Sequence[Effect]:
         """A login is done. Does nothing for a slot that was lost meanwhile."""
+        if slot in self.listening.opening:
+            return self.listening.opened(slot, connection, now)
         if not self._leave(slot, self.opening):
             return NOTHING
         effects: list[Effect] = []
@@ -153,44 +167,47 @@ class PoolLedger:
         self.active[slot] = None
         if slot.generation == self.generation:
             self.backoff.forget()
-        self._lend_rest_or_close(slot, self._reason_to_close(slot, now), now, effects)
-        self._wake_by(idle_deadline(self, now))
+        self._lend_rest_or_close(slot, reason_to_close(self, slot, now), now, effects)
+        self.wake_by(idle_deadline(self, now))
         self.settle(now, effects)
-        self._wake_for_minimum(now)
+        self.wake_for_minimum(now)
         return effects
 
     def open_failed(self, slot: Slot, error: PoolerError, now: float) -> Sequence[Effect]:
         """A login failed. Waiters get the server's own error when the pool has no server left to wait for."""
+        if slot in self.listening.opening:
+            return self.listening.open_failed(slot, error, now)
         if not self._leave(slot, self.opening):
             return NOTHING
         self.instance.servers -= 1
         effects: list[Effect] = []
         if slot.generation == self.generation:  # else it says nothing about the endpoint and password of today
             self.backoff.failed(error, now)
-            refusal = self._reason_to_refuse(now)
+            refusal = reason_to_refuse(self, now)
             if refusal is not None:
                 self._refuse_all(refusal, effects)
         self.settle(now, effects)
-        self._wake_for_minimum(now)
+        self.wake_for_minimum(now)
         return effects
 
     def lost(self, slot: Slot, now: float) -> Sequence[Effect]:
         """PostgreSQL has closed its side (or a login was given up): the slot stops counting. May come twice."""
         known = self._leave(slot, self.active) or self._leave(slot, self.closing) or self._leave(slot, self.opening)
         if not known:
-            if slot not in self.idle:
+            if slot in self.idle:
+                self.idle.remove(slot)
+            elif not self.listening.lost(slot):
                 return NOTHING
-            self.idle.remove(slot)
         self.instance.servers -= 1
         effects: list[Effect] = []
         self.settle(now, effects)
-        self._wake_for_minimum(now)
+        self.wake_for_minimum(now)
         return effects
 
     def discard(self, slot: Slot, reason: CloseReason, now: float) -> Sequence[Effect]:
         """Closes a server instead of using it again. Does nothing for one that is closing or gone."""
         if slot not in self.active and slot not in self.idle:
-            return NOTHING
+            return self.listening.discard(slot, reason, now)
         effects: list[Effect] = []
         self.close(slot, reason, now, effects)
         self.settle(now, effects)
@@ -205,7 +222,7 @@ class PoolLedger:
         self.closing[slot] = None
         self.instance.closing += 1
         effects.append(Close(slot, reason))
-        self._wake_for_minimum(now)
+        self.wake_for_minimum(now)
 
     # --- waiters and time
 
@@ -222,7 +239,8 @@ class PoolLedger:
     def tick(self, now: float) -> Sequence[Effect]:
         """What is due by time alone: queue timeouts, idle time, lifetimes, minimum, end of back-off, evictions."""
         effects: list[Effect] = []
-        self._refuse_late_waiters(now, effects)
+        refuse_late_waiters(self, now, effects)
+        self.listening.refuse_late(now, effects)
         self._close_due_idle(now, effects)
         self.settle(now, effects)
         while self.is_below_minimum() and now >= self.backoff.retry_at and self.instance.has_room():
@@ -255,8 +273,9 @@ class PoolLedger:
         self.backoff.forget()
         effects: list[Effect] = []
         self._close_all(CloseReason.RETIRED, now, effects)
+        self.listening.renew(effects)
         self.settle(now, effects)
-        self._wake_for_minimum(now)
+        self.wake_for_minimum(now)
         return effects
 
     def drain(self, error: PoolerError, now: float) -> Sequence[Effect]:
@@ -265,6 +284,25 @@ class PoolLedger:
         effects: list[Effect] = []
         self._refuse_all(error, effects)
         self._close_all(CloseReason.DRAINED, now, effects)
+        self.listening.drain(error, effects)
+        self.settle(now, effects)
+        return effects
+
+    def pause(self, now: float) -> Sequence[Effect]:
+        """Lends nothing until `resume`. Servers close when idle or at their return; waiters are held."""
+        self.is_paused = True
+        effects: list[Effect] = []
+        self._close_all(CloseReason.PAUSED, now, effects)
+        self.settle(now, effects)
+        return effects
+
+    def resume(self, now: float) -> Sequence[Effect]:
+        """Ends the pause, if there is one."""
+        if not self.is_paused:
+            return NOTHING
+        self.is_paused = False
+        self.resumed_at = self.wake_at = now  # as in `resize`
+        effects: list[Effect] = []
         self.settle(now, effects)
         return effects
 
@@ -283,7 +321,7 @@ class PoolLedger:
     @property
     def is_empty(self) -> bool:
         """Whether no server counts and nobody waits."""
-        return not (self.opening or self.idle or self.active or self.closing or self.waiters)
+        return self.listening.is_empty and not (self.has_servers() or self.closing or self.waiters)
 
     def total(self) -> int:
         """Servers that count for the pool's size. A closing one counts only for the instance."""
@@ -294,14 +332,15 @@ class PoolLedger:
         return bool(self.opening or self.idle or self.active)
 
     def shortfall(self, now: float) -> int:
-        """How many servers the pool should open for its waiters now; 0 or less: none."""
-        if now < self.backoff.retry_at or self.refusal is not None:
-            return 0
-        return min(len(self.waiters) - len(self.opening), self.size - self.total())
+        """How many servers the pool should open for its waiters, and to listen with, now."""
+        listeners = len(self.listening.wanted)
+        if now < self.backoff.retry_at or self.refusal is not None or self.is_paused:
+            return listeners
+        return listeners + max(0, min(len(self.waiters) - len(self.opening), self.size - self.total()))
 
     def is_below_minimum(self) -> bool:
         """Whether servers should be opened though nobody waits."""
-        return self.refusal is None and self.total() < min(self.limits.min_idle, self.size)
+        return self.refusal is None and not self.is_paused and self.total() < min(self.limits.min_idle, self.size)
 
     # --- below: parts of the above
 
@@ -315,9 +354,9 @@ class PoolLedger:
         if instance.starving:
             instance.serve(now, effects)
             if self in instance.starving:
-                self._wake_by(instance.look_again_at(now))
+                self.wake_by(instance.look_again_at(now))
         if self.waiters and now < self.backoff.retry_at:
-            self._wake_by(self.backoff.retry_at)
+            self.wake_by(self.backoff.retry_at)
 
     def _leave(self, slot: Slot, place: dict[Slot, None]) -> bool:
         """Removes the slot from `opening`, `active` or `closing`; False when it is not there."""
@@ -342,30 +381,9 @@ class PoolLedger:
             slot.idle_since = now
             self.idle.append(slot)
 
-    def _reason_to_close(self, slot: Slot, now: float) -> CloseReason | None:
-        if self.refusal is not None:
-            return CloseReason.DRAINED
-        if slot.generation != self.generation:
-            return CloseReason.RETIRED
-        if self.total() > self.size or self.instance.is_over_limit() or slot.expires_at == -inf:
-            return CloseReason.RESIZED
-        return CloseReason.LIFETIME if slot.expires_at <= now else None
-
-    def _reason_to_refuse(self, now: float) -> PoolerError | None:
-        """The last login's error, while there is nothing to wait for."""
-        if now >= self.backoff.retry_at or self.has_servers() or self.backoff.is_starting_up:
-            return None
-        return self.backoff.error
-
     def _refuse_all(self, error: PoolerError, effects: list[Effect]) -> None:
         effects.extend([Refuse(waiter, error) for waiter in self.waiters])
         self.waiters.clear()
-
-    def _refuse_late_waiters(self, now: float, effects: list[Effect]) -> None:
-        timeout_s = self.limits.queue_timeout_s
-        while timeout_s and self.oldest_asked_at() + timeout_s <= now:
-            waiter, _ = self.waiters.popitem(last=False)
-            effects.append(Refuse(waiter, queue_timeout(self)))
 
     def _close_due_idle(self, now: float, effects: list[Effect]) -> None:
         idle_timeout_s = self.limits.server_idle_timeout_s
@@ -380,11 +398,11 @@ class PoolLedger:
             self.close(self.idle[0], reason, now, effects)
         self.expire_active(len(self.active))
 
-    def _wake_for_minimum(self, now: float) -> None:
+    def wake_for_minimum(self, now: float) -> None:
         """After each call that makes the pool smaller or ends a back-off: `tick` opens what the minimum lacks."""
         if self.is_below_minimum():
-            self._wake_by(max(now, self.backoff.retry_at))
+            self.wake_by(max(now, self.backoff.retry_at))
 
-    def _wake_by(self, when: float) -> None:
+    def wake_by(self, when: float) -> None:
         if when < self.wake_at:
             self.wake_at = when

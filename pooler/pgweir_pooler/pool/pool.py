@@ -12,21 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections import deque
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
 from pgweir_pooler.errors import PoolerError, ServerUnreachable
-from pgweir_pooler.pool.instance_ledger import InstanceLedger
+from pgweir_pooler.pool.instance import Instance
 from pgweir_pooler.pool.keys import CloseReason
 from pgweir_pooler.pool.ledger import PoolLedger
-from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Refuse, Slot
+from pgweir_pooler.pool.slot import Close, Effect, Grant, Open, Renew, Seat, Slot
+from pgweir_pooler.pool.watches import Watches, holds_retired, holds_server
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from random import Random
     from typing import TypeAlias
 
     from pgweir_pooler.pool.keys import PoolKey, PoolLimits
@@ -37,65 +36,9 @@ if TYPE_CHECKING:
     # leave a socket behind. It runs under `PoolLimits.connect_timeout_s`.
     Connect: TypeAlias = Callable[["Pool", Slot], Awaitable[Connection]]
 
+__all__ = ["Instance", "Pool"]
+
 log = logging.getLogger(__name__)
-
-
-class Instance:
-    """One database instance (`host:port`) with its budget; performs the effects of all its pools."""
-
-    __slots__ = ("due", "is_performing", "key", "ledger", "loop", "now", "pools", "rng")
-
-    def __init__(
-        self,
-        key: str,
-        limit: int,
-        loop: asyncio.AbstractEventLoop,
-        rng: Random,
-        now: Callable[[], float] | None = None,
-    ) -> None:
-        """`now` must tell the loop's time; uvloop's own is exact to a millisecond only, which is a long wait."""
-        self.key = key
-        self.now = now or loop.time
-        self.loop = loop
-        self.rng = rng
-        self.ledger = InstanceLedger(limit)
-        self.pools: dict[PoolLedger, Pool] = {}  # added by Pool, removed when it is closed
-        self.due: deque[Effect] = deque()  # effects of the books that are not performed yet
-        self.is_performing = False
-
-    def resize(self, limit: int) -> None:
-        """Takes over a new limit; a lower one closes idle servers now and lent ones at their return."""
-        self.perform(self.ledger.resize(limit, self.loop.time()))
-        for pool in self.pools.values():
-            pool.arm()
-
-    def perform(self, effects: Sequence[Effect]) -> None:
-        """Performs effects in order; called from inside an effect it returns at once and the caller goes on."""
-        self.due.extend(effects)
-        if self.is_performing:
-            return
-        self.is_performing = True
-        try:
-            while self.due:
-                effect = self.due.popleft()
-                if isinstance(effect, Refuse):
-                    _refuse(effect)
-                else:
-                    self.pools[effect.slot.pool].perform(effect)
-        finally:
-            self.is_performing = False
-
-    def withdraw(self, waiter: Waiter) -> Slot | None:
-        """Drops what is still to be said to the waiter; the slot, if that was a grant."""
-        for effect in self.due:
-            if isinstance(effect, Grant | Refuse) and effect.waiter is waiter:
-                self.due.remove(effect)
-                return effect.slot if isinstance(effect, Grant) else None
-        return None
-
-    def is_promised(self, slot: Slot) -> bool:
-        """Whether the slot is granted to a waiter who has not been told yet."""
-        return any(isinstance(effect, Grant) and effect.slot is slot for effect in self.due)
 
 
 class Pool:
@@ -111,6 +54,7 @@ class Pool:
         "_now",
         "_timer",
         "_timer_at",
+        "_watches",
         "closed",
         "connect",
         "counters",
@@ -133,6 +77,7 @@ class Pool:
         self._connects: dict[Slot, asyncio.Task[Connection]] = {}  # removed by _connect_ended
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._watches = Watches()
         instance.pools[self.ledger] = self
         self.arm()
 
@@ -221,10 +166,24 @@ class Pool:
         """Closes a server instead of using it again; nothing happens to one that is closing or gone."""
         self._carry_out(self.ledger.discard(connection.slot, reason, self._now()))
 
+    def ask_to_listen(self, waiter: Waiter) -> None:
+        """The waiter gets a server of its own, outside of the pool's size, until it discards it."""
+        self._carry_out(self.ledger.listening.ask(waiter, self._now()))
+
+    def abandon_listening(self, waiter: Waiter) -> None:
+        """As `abandon`, after `ask_to_listen`."""
+        now = self._now()
+        slot = self.instance.withdraw(waiter)
+        if slot is None:
+            self._carry_out(self.ledger.listening.abandon(waiter, now))
+        else:
+            self._carry_out(self.ledger.discard(slot, CloseReason.LISTENING_ENDED, now))
+
     def lost(self, connection: Connection) -> None:
         """PostgreSQL has closed its side. May come at any time after the login, and twice."""
         slot = connection.slot
-        if slot in self.ledger.active or slot in self.ledger.idle:
+        ledger = self.ledger
+        if slot in ledger.active or slot in ledger.idle or slot in ledger.listening.servers:
             self._count_close(CloseReason.SERVER_CLOSED)
         self._carry_out(self.ledger.lost(slot, self._now()))
 
@@ -242,11 +201,27 @@ class Pool:
         """Refuses waiters of now and later with `error` and closes servers as they become free; see `closed`."""
         self._carry_out(self.ledger.drain(error, self._now()))
 
+    def pause(self) -> None:
+        """Lends nothing until `resume`; transactions that run go on. See `emptied`."""
+        self._carry_out(self.ledger.pause(self._now()))
+
+    def resume(self) -> None:
+        """Ends a pause, if there is one."""
+        self._carry_out(self.ledger.resume(self._now()))
+
+    def emptied(self) -> asyncio.Future[None]:
+        """Done as soon as PostgreSQL sees no server of this pool, which comes about by `pause` or `drain`."""
+        return self._watches.until_not(holds_server, self.ledger, self._loop.create_future())
+
+    def renewed(self) -> asyncio.Future[None]:
+        """Done as soon as no server of before the last `retire` is left."""
+        return self._watches.until_not(holds_retired, self.ledger, self._loop.create_future())
+
     # --- numbers for status and metrics
 
     @property
     def opening(self) -> int:
-        return len(self.ledger.opening)
+        return len(self.ledger.opening) + len(self.ledger.listening.opening)
 
     @property
     def idle(self) -> int:
@@ -261,8 +236,16 @@ class Pool:
         return len(self.ledger.closing)
 
     @property
+    def listening(self) -> int:
+        return len(self.ledger.listening.servers)
+
+    @property
     def waiting(self) -> int:
         return len(self.ledger.waiters)
+
+    def asked_at(self, waiter: Waiter) -> float | None:
+        """Since when the waiter waits; None when it is not in the queue."""
+        return self.ledger.waiters.get(waiter)
 
     def oldest_wait_s(self) -> float:
         """How long the oldest waiter has waited; 0 when nobody waits."""
@@ -270,7 +253,7 @@ class Pool:
 
     # --- what the books want
 
-    def perform(self, effect: Grant | Open | Close) -> None:
+    def perform(self, effect: Grant | Open | Close | Seat | Renew) -> None:
         """One effect of this pool; called by `Instance.perform` alone."""
         if isinstance(effect, Grant):
             self._grant(effect)
@@ -279,8 +262,10 @@ class Pool:
             task = self._loop.create_task(self._connect_in_time(slot), name=f"connect a server for {self.key}")
             self._connects[slot] = task
             task.add_done_callback(partial(self._connect_ended, slot))
-        else:
+        elif isinstance(effect, Close):
             self._close(effect)
+        else:
+            self._tell_listener(effect)
 
     def arm(self) -> None:
         """Makes sure that the timer fires by the books' `wake_at`; an earlier one stays and finds nothing to do."""
@@ -304,6 +289,8 @@ class Pool:
             self.instance.perform(effects)
         if self.ledger.wake_at < self._timer_at:
             self.arm()
+        if self._watches:
+            self._watches.look(self.ledger)
         if self.ledger.refusal is not None and self.ledger.is_empty and not self.closed.done():
             self._end()
 
@@ -338,6 +325,18 @@ class Pool:
             if connection.slot in self.ledger.active and not self.instance.is_promised(connection.slot):
                 self.discard(connection, CloseReason.BROKEN)
 
+    def _tell_listener(self, effect: Seat | Renew) -> None:
+        connection = effect.slot.connection
+        try:
+            if isinstance(effect, Seat):
+                assert connection is not None
+                effect.waiter.granted(connection, self._now())
+            elif effect.slot in self.ledger.listening.servers:
+                connection.renew()  # type: ignore[union-attr]  # a ListeningConnection, as it sits there
+        except Exception:  # it must not be left open with nobody to end it
+            log.exception("whoever listens for %s failed", self.key)
+            self._carry_out(self.ledger.discard(effect.slot, CloseReason.BROKEN, self._now()))
+
     def _close(self, effect: Close) -> None:
         self._count_close(effect.reason)
         assert effect.slot.connection is not None
@@ -370,10 +369,3 @@ class Pool:
             log.error("connecting a server of %s failed in an unknown way", self.key, exc_info=error)
             error = ServerUnreachable("the pooler failed to connect to the database")
         self._carry_out(self.ledger.open_failed(slot, error, now))
-
-
-def _refuse(effect: Refuse) -> None:
-    try:
-        effect.waiter.refused(effect.error)
-    except Exception:  # one session's fault must not keep the others from being told
-        log.exception("a client failed when it was refused a server")

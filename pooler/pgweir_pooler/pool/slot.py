@@ -5,12 +5,16 @@ The books (`ledger`, `instance_ledger`) keep connections and waiters but never c
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.pool.keys import CloseReason
     from pgweir_pooler.pool.ledger import PoolLedger
+
+
+_ids = count(1)
 
 
 class Connection(Protocol):
@@ -20,6 +24,13 @@ class Connection(Protocol):
 
     def close(self, reason: CloseReason) -> None:
         """Sends Terminate, waits for PostgreSQL to close its side, then calls `Pool.lost`; bounds that wait itself."""
+
+
+class ListeningConnection(Connection, Protocol):
+    """A server connection that listens for notifications."""
+
+    def renew(self) -> None:
+        """The endpoint or the password changed, or the pool goes away: its holder finds another one, then ends this."""
 
 
 class Waiter(Protocol):
@@ -38,9 +49,10 @@ class Slot:
     Its state is the collection of its pool that it sits in, and nothing here repeats that.
     """
 
-    __slots__ = ("connection", "expires_at", "generation", "idle_since", "opened_at", "pool")
+    __slots__ = ("connection", "expires_at", "generation", "id", "idle_since", "opened_at", "pool")
 
     def __init__(self, pool: PoolLedger, generation: int) -> None:
+        self.id = next(_ids)  # for people
         self.pool = pool
         self.generation = generation  # of the pool when the slot was made; an older one is not lent again
         self.connection: Connection | None = None  # set once, by `opened`
@@ -89,4 +101,23 @@ class Refuse:
         self.error = error
 
 
-Effect: TypeAlias = Grant | Open | Close | Refuse
+class Seat:
+    """Tell the waiter that the slot's connection is its own to listen with."""
+
+    __slots__ = ("slot", "waiter")
+
+    def __init__(self, waiter: Waiter, slot: Slot) -> None:
+        self.waiter = waiter
+        self.slot = slot
+
+
+class Renew:
+    """Tell the slot's listening connection that another one should take its place."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+
+Effect: TypeAlias = Grant | Open | Close | Refuse | Seat | Renew

@@ -89,6 +89,11 @@ class BackendStream:
         """The last bytes fed ended inside a message."""
         return bool(self._remaining or self._held)
 
+    @property
+    def forwarded_part_lacks(self) -> int:
+        """How many bytes are to come of the message that was forwarded in part: its reader takes anything for them."""
+        return self._remaining
+
     def receive(self, data: bytes) -> bytes:
         """Feeds bytes from the server; returns the bytes for the client.
 

@@ -88,7 +88,20 @@ _NOTE = Note()
 class ClientStatements(UnnamedOwner):
     """The statements of one client. `table` is that of its pool."""
 
-    __slots__ = ("_awaited", "_awaits_all", "_text_bytes", "asks", "bound", "closing", "is_replayed", "names", "piece", "reading", "resume", "table")
+    __slots__ = (
+        "_awaited",
+        "_awaits_all",
+        "_text_bytes",
+        "asks",
+        "bound",
+        "closing",
+        "is_replayed",
+        "names",
+        "piece",
+        "reading",
+        "resume",
+        "table",
+    )
 
     def __init__(self, table: StatementTable, reading: Settings) -> None:
         super().__init__()
@@ -248,10 +261,7 @@ class ClientStatements(UnnamedOwner):
         begin = data.find(b"\0", pos + HEADER_SIZE, end) + 1
         stop = data.find(b"\0", begin, end) if begin else -1
         if stop < 0:
-            if after > len(data):
-                return INCOMPLETE
-            pipeline.owed.append(BIND)  # PostgreSQL says what is wrong with it
-            return AS_IS
+            return self._bind_in_part(data, after, pipeline)
         name = data[begin:stop]
         client = self.names.get(name) if name else self.unnamed
         if (client is None or not client.is_settled) and self._is_unsettled(name, pipeline):
@@ -284,6 +294,7 @@ class ClientStatements(UnnamedOwner):
                 if copy.shape is None:
                     return self._await(statement, copy, pos)
                 if client.is_misled_by(copy):
+                    self.table.retire(statement)  # other servers may have copies of the old shape
                     return self._refuse(CachedPlanChanged(), after, pipeline)
         self.asks |= statement.asks & ~NEEDS_REPLAY
         self.bound[statement] = name
@@ -319,6 +330,12 @@ class ClientStatements(UnnamedOwner):
         self.resume = pos
         self._awaited = (statement, copy)
         return STOP
+
+    def _bind_in_part(self, data: bytes, after: int, pipeline: Pipeline) -> int:
+        if after > len(data):
+            return INCOMPLETE
+        pipeline.owed.append(BIND)  # PostgreSQL says what is wrong with it
+        return AS_IS
 
     def _is_unsettled(self, name: bytes, pipeline: Pipeline) -> bool:
         """Whether an answer that is still to come, of another batch, decides what the name stands for.
@@ -359,6 +376,7 @@ class ClientStatements(UnnamedOwner):
             prepared = self._prepare(statement, pipeline)
         elif copy.shape is None and pipeline.has_boundary:
             return self._await_all(pos)
+        self.bound[statement] = name  # PostgreSQL may find its shape changed here, too
         pipeline.expect(NAMED_DESCRIBE, Tells(client, client.told))
         client.told = server.copies[statement]
         self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")

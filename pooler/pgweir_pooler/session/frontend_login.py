@@ -55,8 +55,8 @@ class FrontendLogin:
     """One client's login.
 
     `server_nonce` is fresh and random for every client (printable ASCII without a comma, 18 bytes in base64
-    as PostgreSQL's). `secure` says that TLS is already up, so another SSLRequest is refused. `is_tenant` is
-    explained in `session.startup`.
+    as PostgreSQL's). `secure` says that TLS is already up, so another SSLRequest is refused. `is_tenant` and
+    `has_console` are explained in `session.startup`.
     """
 
     def __init__(
@@ -66,9 +66,11 @@ class FrontendLogin:
         server_nonce: str,
         secure: bool = False,
         is_tenant: Callable[[str], bool] | None = None,
+        has_console: bool = False,
     ) -> None:
         self._default_tenant = default_tenant
         self._is_tenant = is_tenant
+        self._has_console = has_console
         self._server_nonce = server_nonce
         self._state = _State.STARTUP
         self._inbox = Inbox(ProtocolViolation)
@@ -169,6 +171,7 @@ class FrontendLogin:
             messages.parse_startup_parameters(body),
             default_tenant=self._default_tenant,
             is_tenant=self._is_tenant,
+            has_console=self._has_console,
         )
         steps: _Steps = []
         unknown = self._startup.unknown_options

@@ -218,17 +218,8 @@ class FrontendStream:
                 if tag not in _OWES_NOTHING:
                     pipeline.sent(tag)
             elif shares and tag in _NAMES_STATEMENTS:
-                verdict = self._edit(tag, data, pos, after, pipeline)
-                if verdict == EDITED:
-                    assert self.statements is not None
-                    parts += (data[begin:pos], self.statements.piece)
-                    begin = self.statements.resume
-                    self._is_dropping = after > end and begin >= after
-                elif verdict != AS_IS:
-                    if self.stop == FOR_COPY:
-                        assert self.statements is not None
-                        parts += (data[begin:pos], self.statements.piece)
-                        begin = pos
+                begin = self._edit(data, begin, pos, after, pipeline, parts)
+                if self.stop or self.held:
                     break
             elif shares and tag == QUERY:
                 if not self._query(data, pos, after, pipeline):
@@ -247,26 +238,37 @@ class FrontendStream:
         parts.append(data[begin:pos])
         return b"".join(parts)
 
-    def _edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
-        """Has the client's statements decide about a message that names one."""
+    def _edit(self, data: bytes, begin: int, pos: int, after: int, pipeline: Pipeline, parts: list[bytes]) -> int:
+        """Has the client's statements decide about the message at `pos`, which names one.
+
+        Adds what goes in place of data[begin:…] to `parts`, if anything is changed; returns where the rest begins.
+        """
+        tag = data[pos]
         statements = self.statements
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table, self._reading)
         if (tag == PARSE or not pipeline.owed) and self._stops_for_replay(data, pos, after, pipeline):
-            return REPLAY
+            return begin
         if tag == PARSE or tag == BIND:
             self._note_text(data, pos, after, is_first=not (pipeline.owed or pipeline.is_unsynced))
         if tag != CLOSE:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
         verdict = statements.edit(tag, data, pos, after, pipeline)
+        if verdict == AS_IS:
+            return begin
         if verdict == INCOMPLETE:
             self._hold(data, pos, tag)
-        elif verdict == REPLAY:
+            return begin
+        if verdict == REPLAY:
             self._stop(FOR_REPLAY, data, pos)
-        elif verdict != EDITED and verdict != AS_IS:
-            self._stop(FOR_COPY, data, pos)
-        return verdict
+            return begin
+        parts += (data[begin:pos], statements.piece)
+        if verdict == EDITED:
+            self._is_dropping = after > len(data) and statements.resume >= after
+            return statements.resume
+        self._stop(FOR_COPY, data, pos)
+        return pos
 
     def _query(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
         """Books a Query; False when something must come before it."""

@@ -81,6 +81,8 @@ _PARSED = b"1\0\0\0\4"  # ParseComplete
 
 # Entries that may have no reply at all.
 _UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
+# Entries that the server works on when it has them; Parse, Bind, Describe and Close alone lead to nothing.
+_RUNS = (QUERY, FUNCTION_CALL, EXECUTE, SYNC)
 
 _TAKES: dict[int, tuple[int, ...]] = {
     REFUSAL: (),
@@ -185,6 +187,19 @@ class Pipeline:
         """Something is owed whose failure would not have the next message skipped."""
         owed = self.owed
         return SYNC in owed or QUERY in owed or FUNCTION_CALL in owed
+
+    def awaits_client(self, *, is_mid_message: bool) -> bool:
+        """Whether the server can do nothing more before the client sends more, as far as can be known.
+
+        `is_mid_message`: the client's last message has not been forwarded whole. An Execute counts as running until it
+        is answered, Sync or not: a Flush may have come behind it.
+        """
+        whole = list(self.owed)
+        if is_mid_message and whole:
+            whole.pop()  # it was booked with its header; CopyData is not, and what is popped then makes no difference
+        if self.is_copying_in:
+            return COPY_DONE not in whole and COPY_FAIL not in whole
+        return not any(tag in _RUNS for tag in whole)
 
     def sent(self, tag: int) -> None:
         """Books a message that was forwarded to the server; `tag` is its type."""

@@ -12,7 +12,7 @@ from pgweir_pooler.wire.messages import parameter_status, query
 
 NO_SETTINGS: Settings = ()
 
-# By these PostgreSQL reads a statement's text when it is prepared: names, and literals that it turns into values at once.
+# By these PostgreSQL reads a text when it prepares it: names, and literals that it turns into values at once.
 _READING = frozenset(
     {
         "array_nulls",

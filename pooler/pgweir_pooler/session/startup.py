@@ -10,6 +10,9 @@ The tenant is named, in this order, by
    to the user.
 3. the cluster's default tenant.
 
+A user without a suffix who names the database `pgweir` or `pgbouncer`, and no tenant, wants the admin console, when
+there is one (`has_console`): its tenant is CONSOLE_TENANT.
+
 A database that is not named, or named exactly as the user was sent (psql does so without a dbname), is the
 user's name without the tenant.
 
@@ -22,11 +25,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pgweir_contract.names import CONSOLE_ALIAS, CONSOLE_DATABASE
 from pgweir_pooler.errors import InvalidParameter, NoTenant, NotSupported
 from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.wire.limits import SETTING_NAME_MAX_BYTES, SETTINGS_MAX_BYTES, SETTINGS_MAX_COUNT
 
 TENANT_PARAMETER = "pgweir.tenant"
+CONSOLE_TENANT = ""  # no tenant id is empty
+_CONSOLE_DATABASES = frozenset({CONSOLE_DATABASE, CONSOLE_ALIAS})
 _OWN_PREFIX = "pgweir."
 _OPTION_PREFIX = b"_pq_."
 
@@ -58,6 +64,7 @@ def parse_startup(
     *,
     default_tenant: str | None,
     is_tenant: Callable[[str], bool] | None = None,
+    has_console: bool = False,
 ) -> Startup:
     """Understands the parameters of a StartupMessage; the last of equal names counts, as in PostgreSQL.
 
@@ -73,6 +80,9 @@ def parse_startup(
     for name, value in given.items():
         _collect(collected, name, value)
     named_tenant = collected.pop(TENANT_PARAMETER, "")
+    if has_console and database in _CONSOLE_DATABASES and sent_user and "." not in sent_user and not named_tenant:
+        identity = Identity(CONSOLE_TENANT, sent_user, CONSOLE_DATABASE)
+        return Startup(identity, sent_user, _bounded(collected), unknown_options)
     tenant, user, shown_user = _who(sent_user, named_tenant, default_tenant, is_tenant)
     if database == sent_user:  # libpq's default is the user's whole name: nobody named a database
         database = ""

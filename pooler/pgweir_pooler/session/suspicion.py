@@ -28,6 +28,15 @@ NEEDS_REPLAY: Final = 512  # not a suspicion: the text may name what must be the
 EVERYTHING: Final = SETTINGS | PREPARED | CHANNELS | TEMPORARY | HOLDABLE | LOCKS
 QUESTIONS: Final = EVERYTHING
 
+# Why a client keeps its server between transactions, as status and metrics call it.
+PIN_REASONS: Final[dict[int, str]] = {
+    PREPARED: "sql_prepare",
+    TEMPORARY: "temporary_objects",
+    HOLDABLE: "holdable_cursor",
+    LOCKS: "advisory_lock",
+    LOADED: "loaded_library",
+}
+
 ASKS_BY_TAG: Final[dict[bytes, int]] = {
     b"SET\0": SETTINGS,
     b"RESET\0": SETTINGS,

@@ -232,6 +232,16 @@ def parse_parameter_status(body: bytes) -> tuple[bytes, bytes]:
     return pair
 
 
+def notification_channel(body: bytes) -> bytes:
+    """The channel of a NotificationResponse, as the server encodes it."""
+    cursor = Cursor(body, "NotificationResponse", ServerProtocolError)
+    cursor.take(4)  # process id of the session that notifies
+    channel = cursor.cstring()
+    cursor.cstring()  # payload
+    cursor.end()
+    return channel
+
+
 def parse_authentication(body: bytes) -> tuple[int, bytes]:
     """Kind (one of AUTH_*, or another number) and data of an Authentication message."""
     cursor = Cursor(body, "authentication request", ServerProtocolError)
