@@ -28,7 +28,6 @@ class Session:
 
     statements: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # name -> the columns before its parameter
     settings: dict[str, str] = field(default_factory=dict)
-    has_table: bool = False
 
 
 class TaggedClient:

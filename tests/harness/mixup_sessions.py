@@ -219,12 +219,13 @@ async def cancel_late(c: TaggedClient) -> None:
 
 
 async def change_table_under_statement(c: TaggedClient) -> None:
-    """A cached `select *` of a table of this client's own: 0A000 once, then the new shape; never a wrong value."""
-    table = f"{c.table}_{c.tag.replace('-', '_')}"
-    if not c.session.has_table:
-        await c.command(f"create table {table} (t text, n int)", "CREATE TABLE", b"I")
-        await c.command(f"insert into {table} values ('{c.tag}', 7)", "INSERT 0 1", b"I")
-        c.session.has_table = True
+    """A cached `select *` of a table of this client's own: 0A000 once, then the new shape; never a wrong value.
+
+    The table is a new one each time: a text whose table was dropped and made anew may get 0A000 once more.
+    """
+    table = f"{c.table}_{c.tag.replace('-', '_')}_{c.queries}"
+    await c.command(f"create table {table} (t text, n int)", "CREATE TABLE", b"I")
+    await c.command(f"insert into {table} values ('{c.tag}', 7)", "INSERT 0 1", b"I")
     text = f"select * from {table}"
     await _prepare_described(c, text, [_OID_TEXT, _OID_INT4])
     await _run_cached(c, [c.value, b"7"])
@@ -241,7 +242,6 @@ async def change_table_under_statement(c: TaggedClient) -> None:
     await c.each(b"3")
     await c.ready()
     await c.command(f"drop table {table}", "DROP TABLE", b"I")
-    c.session.has_table = False
 
 
 async def _prepare_described(c: TaggedClient, text: str, types: list[int]) -> None:
