@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import pytest
-
 from differential.comparison import differences
 from differential.scene import prepare_roles
 from differential.script import Script, Step, query
@@ -145,14 +143,14 @@ SCRIPTS: dict[str, tuple[Mapping[str, str], list[Step]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-async def test_it_answers_as_postgresql_does(pooler: NewPooler, database: Database, name: str) -> None:
+async def test_what_once_parted_does_no_more(pooler: NewPooler, database: Database) -> None:
     prepare_roles(database)
     entry = tenant(database, size=POOL_SIZE, queue_timeout=60.0)
-    startup, steps = SCRIPTS[name]
-    scripts = [Script(number, tuple(steps), startup) for number in range(CLIENTS)]
-    found = await differences(database, pooler(entry).address(entry), scripts)
-    assert not found, "\n\n".join(found)
+    address = pooler(entry).address(entry)
+    for name, (startup, steps) in SCRIPTS.items():
+        scripts = [Script(number, tuple(steps), startup) for number in range(CLIENTS)]
+        found = await differences(database, address, scripts)
+        assert not found, f"{name}:\n" + "\n\n".join(found)
 
 
 # One text of all clients, read by settings that differ from client to client.
@@ -167,21 +165,24 @@ READ_BY_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("what", READ_BY_SETTINGS)
-async def test_a_text_means_what_the_settings_of_its_client_say(
-    pooler: NewPooler, database: Database, what: str
-) -> None:
+async def test_a_text_means_what_the_settings_of_its_client_say(pooler: NewPooler, database: Database) -> None:
     prepare_roles(database)
     entry = tenant(database, size=POOL_SIZE, queue_timeout=60.0)
-    text, settings = READ_BY_SETTINGS[what]
+    address = pooler(entry).address(entry)
     described = say("Describe 's'; Sync", messages.describe_statement("s"))
-    scripts = [
-        Script(
-            number,
-            (query(settings[number % 2].format(n=number)), prepare(text), described, *[run(), query("select 1")] * 4),
-            NAMED,
-        )
-        for number in range(CLIENTS)
-    ]
-    found = await differences(database, pooler(entry).address(entry), scripts)
-    assert not found, "\n\n".join(found)
+    for what, (text, settings) in READ_BY_SETTINGS.items():
+        scripts = [
+            Script(
+                number,
+                (
+                    query(settings[number % 2].format(n=number)),
+                    prepare(text),
+                    described,
+                    *[run(), query("select 1")] * 4,
+                ),
+                NAMED,
+            )
+            for number in range(CLIENTS)
+        ]
+        found = await differences(database, address, scripts)
+        assert not found, f"{what}:\n" + "\n\n".join(found)
