@@ -136,6 +136,20 @@ SCRIPTS: dict[str, tuple[Mapping[str, str], list[Step]]] = {
         NAMED,
         [query("begin"), query("deallocate all"), prepare("select 1"), query("commit"), run()],
     ),
+    "an unnamed statement that was skipped is none, nor anybody else's": (
+        NAMED,
+        [
+            query("select 1"),
+            say(
+                "Execute nowhere; Parse '' select 1; Sync | Bind ''; Execute; Sync",
+                messages.execute("nowhere") + messages.parse("select 1") + SYNC,
+                messages.bind() + messages.execute(),
+                readies=2,
+            ),
+            prepare("select 'mine'", ""),
+            run(""),
+        ],
+    ),
     "an unnamed statement that could not be parsed is none": (
         NAMED,
         [prepare("selekt", ""), query("select 1"), run("")],

@@ -229,6 +229,7 @@ class ClientStatements(UnnamedOwner):
         server.unnamed = client
         owed = pipeline.owed
         if not owed or owed[-1] == SYNC or owed[-1] == QUERY:
+            client.is_settled = True  # good or bad, it takes the place of the one before it
             owed.append(PARSE)
         else:  # an error before it would have it skipped
             pipeline.expect(NAMED_PARSE, UnnamedParse(self, server, client))
@@ -344,7 +345,7 @@ class ClientStatements(UnnamedOwner):
         """
         if not pipeline.has_boundary:
             return False
-        client = self.names.get(name) if name else None
+        client = self.names.get(name) if name else self.unnamed
         return name in self.closing or (client is not None and not client.is_settled)
 
     def _await_all(self, pos: int) -> int:

@@ -248,6 +248,9 @@ class UnnamedParse(Note):
         self._server = server
         self._client = client
 
+    def answered(self) -> None:
+        self._client.is_settled = True
+
     def dropped(self) -> None:
         # PostgreSQL drops the old unnamed statement before it reads the new one, but not if it skips the Parse; which
         # it was we cannot know. A client that goes on without a new Parse gets 26000.
