@@ -228,7 +228,7 @@ class ClientStatements(UnnamedOwner):
         server = pipeline.statements
         server.unnamed = client
         owed = pipeline.owed
-        if not owed or owed[-1] == SYNC or owed[-1] == QUERY:
+        if not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1):  # a Query, too, can be skipped
             client.is_settled = True  # good or bad, it takes the place of the one before it
             owed.append(PARSE)
         else:  # an error before it would have it skipped
