@@ -185,6 +185,19 @@ class QueueTimeout(PoolerError):
     log_level = logging.WARNING
 
 
+class QueryCanceled(PoolerError):
+    """A client cancelled its query while that waited for a server: PostgreSQL's own words."""
+
+    sqlstate = "57014"
+    severity = "ERROR"
+
+    def __init__(self) -> None:
+        super().__init__("canceling statement due to user request")
+
+    def client_text(self) -> str:
+        return self.text
+
+
 class ServerUnreachable(PoolerError):
     """PostgreSQL could not be connected to, or did not answer in time."""
 

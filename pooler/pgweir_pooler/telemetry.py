@@ -51,9 +51,11 @@ class PoolCounters:
 
     __slots__ = (
         "alone_time",
+        "binds",
         "bytes_from_clients",
         "bytes_from_servers",
         "checkouts",
+        "client_parses",
         "clients",
         "logins",
         "pinned",
@@ -62,6 +64,7 @@ class PoolCounters:
         "server_closes",
         "server_errors",
         "server_opens",
+        "server_parses",
         "transaction_time",
         "transactions",
         "wait_time",
@@ -72,6 +75,10 @@ class PoolCounters:
         self.clients = 0  # logged in now, whatever they do
         self.pinned: dict[str, int] = {}  # why clients keep their servers between transactions -> how many do now
         self.logins = 0  # clients that finished their login
+        # In transaction and statement mode; counted at the end of each loan.
+        self.client_parses = 0  # Parse messages of clients
+        self.server_parses = 0  # of these and of our own, the ones that went to a server
+        self.binds = 0
         self.bytes_from_clients = 0
         self.bytes_from_servers = 0
         self.checkouts = 0  # servers lent, waited for or not

@@ -45,6 +45,7 @@ class RawClient(asyncio.Protocol):
         self.parameters: dict[str, str] = {}  # ParameterStatus, kept up by `receive`
         self.pid = 0
         self.secret = b""
+        self.negotiated: list[bytes] = []  # NegotiateProtocolVersion bodies; each has come before authentication ended
         self.closed = False
         self._buffer = bytearray()  # received and not yet handed out, from _at
         self._at = 0
@@ -62,12 +63,14 @@ class RawClient(asyncio.Protocol):
         address: Address,
         parameters: Mapping[str, str] | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        minor: int = 0,
     ) -> Self:
-        """Connects and logs in; ServerRefusedError when the server says no."""
+        """Connects and logs in by protocol 3.`minor`; ServerRefusedError when the server says no."""
         client = await cls.open(address.host, address.port)
         client.timeout_s = timeout_s
         try:
-            await client.login(address, parameters or {})
+            await client.login(address, parameters or {}, minor=minor)
         except BaseException:
             client.abort()
             raise
@@ -157,9 +160,10 @@ class RawClient(asyncio.Protocol):
 
     # --- login
 
-    async def login(self, address: Address, parameters: Mapping[str, str]) -> None:
+    async def login(self, address: Address, parameters: Mapping[str, str], *, minor: int = 0) -> None:
         """StartupMessage to the first ReadyForQuery."""
-        self.send(messages.startup({"user": address.user, "database": address.database, **parameters}))
+        wanted = {"user": address.user, "database": address.database, **parameters}
+        self.send(messages.startup(wanted, messages.PROTOCOL_3_0 | minor))
         scram = ScramClient(address.password)
         while True:
             tag, body = await self.receive()
@@ -169,6 +173,8 @@ class RawClient(asyncio.Protocol):
                 self._answer_authentication(body, address, scram)
             elif tag == b"K":
                 self.pid, self.secret = int.from_bytes(body[:4], "big"), body[4:]
+            elif tag == b"v":
+                self.negotiated.append(body)
             elif tag == b"Z":
                 return
             elif tag not in (b"S", b"N"):

@@ -62,7 +62,7 @@ class FakePostgres:
     def __init__(self, *behaviours: Behaviour) -> None:
         self._behaviours = list(behaviours)
         self.backends: list[Backend] = []
-        self.cancels = 0
+        self.cancel_keys: list[bytes] = []
         self.port = 0
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class FakePostgres:
             length = int.from_bytes(await reader.readexactly(4), "big")
             startup = await reader.readexactly(length - 4)
             if startup[:4] == b"\x04\xd2\x16\x2e":  # CancelRequest
-                self.cancels += 1
+                self.cancel_keys.append(startup[4:])
                 return
             backend = Backend(reader, writer)
             self.backends.append(backend)

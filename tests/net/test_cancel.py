@@ -1,7 +1,6 @@
 """A cancel hits the query it was meant for, and nothing else."""
 
 import asyncio
-from typing import TYPE_CHECKING, cast
 
 import psycopg
 import pytest
@@ -11,52 +10,8 @@ from harness.databases import Database
 from harness.messages import error_fields, query
 from harness.raw_client import RawClient, cancel
 from harness.waiting import until
-from net.poolers import NewPooler
-from pgweir_pooler.net.cancel import CancelSender
-
-if TYPE_CHECKING:
-    from pgweir_pooler.net.server_connection import ServerConnection
-
-
-class _Server:
-    """What a CancelSender sees of a server."""
-
-    def __init__(self, port: int) -> None:
-        self.address = ("127.0.0.1", port)
-        self.process_id, self.secret_key = 7, b"key!"
-        self.cancels_under_way = 0
-        self.ended = asyncio.Event()
-
-    def cancel_ended(self) -> None:
-        self.cancels_under_way -= 1
-        self.ended.set()
-
-
-async def test_a_server_counts_as_being_cancelled_from_the_first_moment() -> None:
-    """Else its query may end before the cancel is under way, and the cancel hits the next client's."""
-    arrived = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert await reader.readexactly(16) == b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\7key!"
-        arrived.set()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        server = _Server(listener.sockets[0].getsockname()[1])
-        CancelSender().cancel(cast("ServerConnection", server))
-        assert server.cancels_under_way == 1
-        async with asyncio.timeout(5):
-            await server.ended.wait()
-        assert arrived.is_set()
-        assert server.cancels_under_way == 0
-
-
-async def test_a_cancel_that_reaches_nobody_ends_too() -> None:
-    server = _Server(1)
-    CancelSender().cancel(cast("ServerConnection", server))
-    async with asyncio.timeout(5):
-        await server.ended.wait()
-    assert server.cancels_under_way == 0
+from net.fake_postgres import Backend, FakePostgres
+from net.poolers import NewPooler, is_at_rest
 
 
 async def test_psycopg_cancels_its_own_query_only(pooler: NewPooler, database18: Database) -> None:
@@ -98,13 +53,7 @@ async def test_cancels_with_wrong_keys_and_of_idle_clients_do_nothing(pooler: Ne
         await cancel("127.0.0.1", port, pid, secret)
     received = await busy.receive_until(b"Z")
     assert b"E" not in [m.tag for m in received]
-    # Cancelled while it waits for a server: nothing of it has reached PostgreSQL, it goes on waiting.
-    busy.send(query("select pg_sleep(0.5)"))
-    await until(lambda: "active" in [state for _, state in database18.backends()], "the query runs")
-    idle.send(query("select 'waited'"))
-    await cancel("127.0.0.1", port, idle.pid, idle.secret)
-    assert b"E" not in [m.tag for m in await busy.receive_until(b"Z")]
-    assert b"E" not in [m.tag for m in await idle.receive_until(b"Z")]
+    assert await idle.values("select 7") == [[b"7"]]
     busy.close()
     idle.close()
 
@@ -130,3 +79,42 @@ async def test_cancels_that_race_with_the_end_of_their_query_never_hit_the_next(
     assert task.result() == 150
     victim.close()
     racer.close()
+
+
+async def test_servers_with_one_process_id_on_two_instances_are_told_apart_by_the_secret(
+    pooler: NewPooler, database18: Database
+) -> None:
+    """Session mode shows a server's process id, which is unique on its own instance only."""
+
+    asleep: list[Backend] = []
+
+    async def sleep_if_told(backend: Backend) -> None:
+        backend.log_in()
+        while True:
+            _, body = await backend.receive()
+            if body == b"sleep\0":
+                asleep.append(backend)
+            else:
+                backend.answer(body)
+
+    instances = [FakePostgres(sleep_if_told), FakePostgres(sleep_if_told)]
+    entries = []
+    for name, instance in zip(("one", "two"), instances, strict=True):
+        await instance.start()
+        entry = tenant(database18, name, size=1)
+        upstream = entry.upstream.model_copy(update={"port": instance.port})
+        entries.append(entry.model_copy(update={"upstream": upstream}))
+    process = pooler(*entries)
+    clients = [await RawClient.connect(process.address(entry, listener="session")) for entry in entries]
+    assert [client.pid for client in clients] == [7, 7]
+    for client in clients:
+        client.send(query("sleep"))
+    await until(lambda: len(asleep) == 2, "both work")
+    for client, instance in zip(clients, instances, strict=True):
+        await cancel("127.0.0.1", process.port(), client.pid, client.secret)
+        assert instance.cancel_keys == [b"\0\0\0\7key!"]
+    for client in clients:
+        client.abort()
+    await until(lambda: all(is_at_rest(process, entry) for entry in entries), "all at rest")
+    for instance in instances:
+        await instance.stop()

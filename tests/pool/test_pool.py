@@ -545,3 +545,27 @@ async def test_an_unused_pool_is_closed_as_soon_as_it_is_drained() -> None:
     assert pool.closed.done()
     await pass_time(5)
     assert pool.opening == 0
+
+
+@in_virtual_time
+async def test_a_pool_has_a_place_while_nobody_would_wait_for_another_client() -> None:
+    database = Database()
+    database.login_s = 0.1
+    instance = new_instance(limit=3)
+    pool, other = (new_pool(database, limits(size=2), instance, name) for name in ("acme", "other"))
+    clients = [FakeClient() for _ in range(3)]
+    assert pool.has_place()
+    pool.ask(clients[0])
+    assert pool.has_place()  # while the first one's server is being opened
+    pool.ask(clients[1])
+    assert not pool.has_place()  # size
+    await pass_time(0.2)
+    assert not pool.has_place()  # both are lent
+    assert other.has_place()
+    other.ask(clients[2])
+    assert not other.has_place()  # the instance is full
+    await pass_time(0.2)
+    assert clients[2].connection is not None
+    assert not other.has_place()
+    other.give_back(clients[2].connection)
+    assert other.has_place()  # it is idle

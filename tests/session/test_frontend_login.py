@@ -169,18 +169,33 @@ def test_a_cancel_request_may_follow_a_declined_encryption() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "options", "names"),
+    ("minor", "options", "answered", "names"),
     [
-        ((3 << 16) | 2, {}, []),
-        ((3 << 16) | 9999, {"_pq_.test": "1"}, [b"_pq_.test"]),
-        (3 << 16, {"_pq_.a": "", "_pq_.b": ""}, [b"_pq_.a", b"_pq_.b"]),
+        (3, {}, 2, []),
+        (9999, {"_pq_.test": "1"}, 2, [b"_pq_.test"]),
+        (0, {"_pq_.a": "", "_pq_.b": ""}, 0, [b"_pq_.a", b"_pq_.b"]),
+        (1, {"_pq_.a": ""}, 1, [b"_pq_.a"]),
+        (2, {"_pq_.a": ""}, 2, [b"_pq_.a"]),
     ],
 )
 def test_a_newer_minor_version_or_an_unknown_option_is_negotiated_down(
-    version: int, options: dict[str, str], names: list[bytes]
+    minor: int, options: dict[str, str], answered: int, names: list[bytes]
 ) -> None:
-    steps = login().receive(startup(version, user="bob.acme", **options))
-    assert steps == [Send(messages.negotiate_protocol_version(0, names)), NeedSecret("acme", "bob", "bob")]
+    steps = login().receive(startup((3 << 16) | minor, user="bob.acme", **options))
+    assert steps == [Send(messages.negotiate_protocol_version(answered, names)), NeedSecret("acme", "bob", "bob")]
+
+
+@pytest.mark.parametrize(("minor", "spoken"), [(0, 0), (1, 1), (2, 2), (3, 2), (9999, 2)])
+def test_the_version_that_is_spoken_is_the_clients_or_ours(minor: int, spoken: int) -> None:
+    front, client = login(), ClientExchange("secret", "client")
+    steps = front.receive(startup((3 << 16) | minor, user="bob.acme"))
+    assert len(steps) == (2 if minor > 2 else 1)  # nothing is negotiated that both speak
+    front.secret_found(VERIFIER, real=True)
+    steps = front.receive(messages.sasl_initial_response("SCRAM-SHA-256", client.first()))
+    steps = front.receive(messages.sasl_response(client.receive_first(sent(steps)[9:])))
+    admitted = steps[-1]
+    assert isinstance(admitted, Admitted)
+    assert admitted.protocol_minor == spoken
 
 
 @pytest.mark.parametrize("version", [2 << 16, (2 << 16) | 1, 4 << 16, 0, (1234 << 16) | 5677])

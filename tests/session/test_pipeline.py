@@ -266,6 +266,21 @@ def test_a_refusal_of_which_nobody_knows_whether_it_is_skipped_confuses(story: s
     assert run(story).is_confused
 
 
+@pytest.mark.parametrize(
+    "story",
+    [
+        # PostgreSQL reads a Query only behind the copy's failure, so the Sync behind that counts for certain.
+        ">Q >Q >S >Q <G <E <ZI held <E <ZI held <ZI held <T <D <C <ZI free",
+        ">Q >S >Q >S <G <E <ZI held <ZI held <T <D <C <ZI held <ZI free",  # the Sync before it did count,
+        ">Q >S >Q >S <G <E <ZI held <T <D <C <ZI held <ZI free",  # or not
+        ">Q >P >B >E >S >Q <G <E <ZI held <1 <2 <C <ZI held <C <ZI free",
+        ">P >B >E >P >B >E >S >Q <1 <2 <G <E <ZI held <C <ZI free",
+    ],
+)
+def test_a_message_behind_a_copy_without_an_end_proves_where_it_failed(story: str) -> None:
+    assert run(story).is_settled
+
+
 def test_what_will_settle_by_itself() -> None:
     assert run(">Q").will_settle
     assert run(">P >S").will_settle

@@ -48,7 +48,7 @@ def _client(scene: Scene, client: ClientView) -> Row:
         *(_time(scene, client.connected_at), _time(scene, client.last_request_at)),
         *(wait_us // 1_000_000, wait_us % 1_000_000),
         *(0, _ptr(client), _ptr(server), 0, "", dict(client.settings).get("application_name", "")),
-        *(0, client.id, who.tenant, MODE_NAMES[client.mode]),
+        *(len(client.statement_names()), client.id, who.tenant, MODE_NAMES[client.mode]),
     )
 
 
@@ -77,7 +77,8 @@ def _server(scene: Scene, pool: Pool, slot: Slot, state: str) -> Row:
         *_addresses(server.transport),
         *(_time(scene, slot.opened_at), _time(scene, client.last_request_at if client is not None else 0.0)),
         *(0, 0, int(is_retired or state == "closing"), _ptr(server), _ptr(client), server.process_id, ""),
-        *(server.stream.parameters.get(b"application_name", b"").decode("utf-8", "replace"), 0, slot.id, key.tenant),
+        server.stream.parameters.get(b"application_name", b"").decode("utf-8", "replace"),
+        *(len(server.stream.pipeline.statements.copies), slot.id, key.tenant),
     )
 
 

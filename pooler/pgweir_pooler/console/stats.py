@@ -43,10 +43,9 @@ def stats_of(counters: PoolCounters) -> Stats:
         int((counters.transaction_time.sum_s + alone_s) * _US),
         int((counters.query_time.sum_s + alone_s) * _US),
         int(counters.wait_time.sum_s * _US),
-        # As PgBouncer's with max_prepared_statements = 0: named statements are not prepared on a client's behalf.
-        0,
-        0,
-        0,
+        counters.client_parses,
+        counters.server_parses,
+        counters.binds,
         counters.logins,
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
+    from pgweir_pooler.session.backend_stream import BackendStream
     from pgweir_pooler.session.steps import Identity, Settings
 
 ShutdownMode: TypeAlias = Literal["", "wait_for_servers", "wait_for_clients"]
@@ -55,18 +56,15 @@ class ClientView(Protocol):
         """Monotonic time; 0.0 when it is not known."""
         ...
 
+    def statement_names(self) -> Mapping[bytes, object]:
+        """By the names that the client has prepared."""
+        ...
+
     def granted(self, connection: Connection, now: float) -> None: ...
     def refused(self, error: PoolerError) -> None: ...
     def close(self, error: PoolerError) -> None:
         """Ends the session, whatever it does."""
         ...
-
-
-class ServerStreamView(Protocol):
-    """What a server has reported."""
-
-    @property
-    def parameters(self) -> Mapping[bytes, bytes]: ...
 
 
 class ServerView(Protocol):
@@ -81,7 +79,7 @@ class ServerView(Protocol):
     @property
     def transport(self) -> asyncio.Transport: ...
     @property
-    def stream(self) -> ServerStreamView: ...
+    def stream(self) -> BackendStream: ...
 
 
 class ProcessView(Protocol):

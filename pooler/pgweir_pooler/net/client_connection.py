@@ -80,7 +80,7 @@ class ClientConnection(PausableProtocol):
         identity: "Identity",
         settings: "Settings",
         mode: int,
-        key: int,
+        key: bytes,
     ) -> None:
         super().__init__()
         self.clients = clients
@@ -99,7 +99,7 @@ class ClientConnection(PausableProtocol):
         self.mode = mode
         self.id = next(clients.ids)
         self.connected_at = monotonic()
-        self.key = key  # process id and secret as one number: what a CancelRequest must carry
+        self.key = key  # process id and secret: what a CancelRequest must carry
         self.stream = FrontendStream(None if mode == SESSION else held.statements, reading_settings(settings))
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # ours, for an errand: brought to our settings, or asked
@@ -186,8 +186,8 @@ class ClientConnection(PausableProtocol):
 
     @property
     def query_started(self) -> float:
-        """When the oldest unanswered query was forwarded. Meaningful while a server is held; 0.0: all are answered."""
-        return self._started
+        """When the oldest unanswered query was forwarded: another value, another query; 0.0 when there is none."""
+        return self._started if self.server is not None else 0.0
 
     @property
     def transaction_started(self) -> float:

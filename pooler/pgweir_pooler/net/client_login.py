@@ -7,6 +7,7 @@ to a `ClientSession`, which costs less memory and does nothing but carry.
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,7 +23,7 @@ from pgweir_pooler.errors import (
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
-from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, ClientSession
+from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.orders import DatabaseKey
@@ -75,6 +76,7 @@ class ClientLogin(asyncio.Protocol):
         self._asked: Pool | None = None  # in whose queue it waits for a server to ask for parameters
         self._lost_in_a_row = 0  # servers that ended before they could be asked
         self._is_closing = False
+        self._is_cancel = False  # it sent a CancelRequest: it gets no word, only the end of the connection
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -131,8 +133,8 @@ class ClientLogin(asyncio.Protocol):
             case Admitted():
                 self._admit(step)
             case CancelRequested(process_id, secret):
-                cancel_by_key(self._clients, process_id, secret)
-                self._close()
+                self._is_cancel = True
+                cancel_by_key(self._clients, process_id, secret, self._close)
             case Refused(error):
                 self._refuse(error)
             case NotPostgres(reply):
@@ -202,7 +204,7 @@ class ClientLogin(asyncio.Protocol):
         self._held = held = clients.directory.pool_for(tenant, database, login)
         settings, _ = split_application_name(admitted.settings)
         known = held.parameters.get(settings)
-        if known is not None:
+        if known is not None and not self._may_adopt(held.pool):
             self._welcome(known)
         else:
             self._ask()
@@ -228,10 +230,10 @@ class ClientLogin(asyncio.Protocol):
         known = self._held.parameters.get(settings)
         if known is None and not self._is_closing:
             connection.apply(settings, self._applied)
-            return
-        connection.release()
-        if known is not None and not self._is_closing:  # a client like us was told while we waited
-            self._welcome(known)
+        elif known is None or self._is_closing:
+            connection.release()
+        else:  # a client like us was told while we waited, or we want the server itself
+            self._go_on(known, connection)
 
     def refused(self, error: PoolerError) -> None:
         """The pool has no server for us: the client learns why before it sends a query in vain."""
@@ -240,7 +242,18 @@ class ClientLogin(asyncio.Protocol):
         if asked is not self._held.pool and not self._is_closing:
             self._ask()  # it drains because the tenant has moved: ask where it is now
             return
+        known = self._known() if self._mode == SESSION and not isinstance(error, Terminated) else None
+        if known is not None and not self._is_closing:
+            self._welcome(known)  # it was asked for the server itself; the first query asks again
+            return
         self._refuse(error)
+
+    def _known(self) -> dict[bytes, bytes] | None:
+        """The parameters that a client with our settings is told, if some server has been asked."""
+        assert self._admitted is not None
+        assert self._held is not None
+        settings, _ = split_application_name(self._admitted.settings)
+        return self._held.parameters.get(settings)
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         assert self._admitted is not None
@@ -257,7 +270,8 @@ class ClientLogin(asyncio.Protocol):
             return
         if error:
             server.stream.is_tainted = True
-        server.release()
+        if error or self._is_closing or server.pool is not self._held.pool:
+            server.release()
         if self._is_closing:
             return
         if server.pool is not self._held.pool:
@@ -269,25 +283,58 @@ class ClientLogin(asyncio.Protocol):
             return
         settings, _ = split_application_name(self._admitted.settings)
         self._held.remember(settings, parameters)
-        self._welcome(parameters)
+        self._go_on(parameters, server)
+
+    # --- session mode: the server is there at login, so that the client is told its process id
+
+    def _may_adopt(self, pool: "Pool") -> bool:
+        """Whether to take a server now; when all are lent the client takes one at its first query, under another id."""
+        assert self._admitted is not None
+        minor = self._admitted.protocol_minor
+        return self._mode == SESSION and self._clients.keys.shows_process_id(minor) and pool.has_place()
+
+    def _go_on(self, parameters: dict[bytes, bytes], server: ServerConnection) -> None:
+        """Everything is known. The server goes back, except that a session-mode client keeps it."""
+        assert self._admitted is not None
+        minor = self._admitted.protocol_minor
+        if self._mode != SESSION or not self._clients.keys.shows_process_id(minor):
+            server.release()
+            self._welcome(parameters)
+            return
+        settings = self._clients.interned(self._admitted.settings)
+        if server.settings == settings:
+            self._welcome(parameters, server)
+        else:
+            server.apply(settings, partial(self._adopted, parameters))
+
+    def _adopted(self, parameters: dict[bytes, bytes], server: ServerConnection, error: dict[str, str]) -> None:
+        """The server has all our settings, or the first query will find another one, or hear why not."""
+        assert self._held is not None
+        if self._is_closing or error or server.is_lost or server.pool is not self._held.pool:
+            server.stream.is_tainted |= bool(error)
+            server.release()
+            if not self._is_closing:
+                self._welcome(parameters)
+        else:
+            self._welcome(parameters, server)
 
     # --- the end
 
-    def _welcome(self, parameters: dict[bytes, bytes]) -> None:
+    def _welcome(self, parameters: dict[bytes, bytes], server: ServerConnection | None = None) -> None:
         """The client is in: AuthenticationOk, parameters, key, ReadyForQuery, and a ClientSession takes over."""
         assert self._admitted is not None
         assert self._held is not None
         clients = self._clients
         settings = self._admitted.settings
         _, application_name = split_application_name(settings)
-        key = clients.new_key()
+        key = clients.new_key(self._admitted.protocol_minor, server.process_id if server is not None else 0)
         session = ClientSession(clients, self._held, self._held.identity, clients.interned(settings), self._mode, key)
         self._transport.write(
             b"".join(
                 (
                     authentication_ok(),
                     render_parameters(parameters, application_name),
-                    backend_key_data(key >> 32, (key & 0xFFFFFFFF).to_bytes(4, "big")),
+                    backend_key_data(int.from_bytes(key[:4], "big"), key[4:]),
                     ready_for_query(),
                 )
             )
@@ -297,6 +344,8 @@ class ClientLogin(asyncio.Protocol):
         clients.joined(session)
         session.connection_made(self._transport)
         self._transport.set_protocol(session)
+        if server is not None:
+            session.adopt(server)
         early, self._early = self._early, b""
         if early:
             session.data_received(early)
@@ -322,6 +371,9 @@ class ClientLogin(asyncio.Protocol):
 
     def _refuse(self, error: PoolerError) -> None:
         if self._is_closing:
+            return
+        if self._is_cancel:
+            self._close()
             return
         clients = self._clients
         clients.counters.error(error.code)

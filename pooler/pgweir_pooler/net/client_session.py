@@ -10,7 +10,7 @@ from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, TransactionInStatementMode
+from pgweir_pooler.errors import PoolerError, QueryCanceled, TransactionInStatementMode
 from pgweir_pooler.net.boundary import Boundary, replay
 from pgweir_pooler.net.client_connection import LINGER_S, SESSION, STATEMENT, TRANSACTION, ClientConnection
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
@@ -18,8 +18,10 @@ from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, says_goodbye
 from pgweir_pooler.session.session_state import custom_names
 from pgweir_pooler.session.suspicion import DEALLOCATED, SETTINGS
+from pgweir_pooler.session.waiting_batch import first_batch_size
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
-from pgweir_pooler.wire.framing import IDLE, QUERY
+from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
+from pgweir_pooler.wire.messages import error_response_for, ready_for_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +122,19 @@ class ClientSession(ClientConnection):
             self.resume_reading()
         self._started = self._transaction_started = now
         stream = self.stream  # `_forward`, without the call and what cannot be yet
+        size = len(pending)
+        if (
+            stream.is_at_start
+            and size > HEADER_SIZE
+            and read_header(pending, 0) == (QUERY, size - 1)
+            and pending.find(b"(") < 0
+        ):
+            # `FrontendStream.receive` would come to the same: a server that is lent skips nothing.
+            stream.text = pending
+            server.stream.pipeline.owed.append(QUERY)
+            self.held.counters.bytes_from_clients += size
+            server.transport.write(pending)
+            return
         out = stream.receive(pending, server.stream.pipeline)
         self.held.counters.bytes_from_clients += len(out)
         server.transport.write(out)
@@ -140,6 +155,10 @@ class ClientSession(ClientConnection):
 
     def _applied(self, server: ServerConnection, error: dict[str, str]) -> None:
         """The claimed server has our settings, or could not take them."""
+        if self._claimed is not server:  # the query that it was claimed for has been cancelled
+            server.stream.is_tainted |= bool(error)
+            server.release()
+            return
         self._claimed = None
         if server.is_lost:
             if self.is_closing:
@@ -161,7 +180,32 @@ class ClientSession(ClientConnection):
             self._lost_in_a_row = 0
             self.granted(server, monotonic())
 
+    def cancel_wait(self) -> None:
+        """A CancelRequest that found us without a server: the query that waits for one is answered as cancelled."""
+        size = first_batch_size(self._pending) if self._is_waiting and not self.is_closing else 0
+        if not size:
+            return
+        rest, self._pending = self._pending[size:], b""
+        self._is_waiting = self._is_held_up = False
+        if self._claimed is None:
+            self.pool.abandon(self)
+        self._claimed = None  # `_applied` gives it back
+        error = QueryCanceled()
+        self.clients.counters.error(error.code)
+        self.transport.write(error_response_for(error) + ready_for_query())
+        self.resume_reading()
+        if self._closing_error is not None:
+            self.close(self._closing_error)
+        elif rest:
+            self.data_received(rest)
+
     # --- with a server
+
+    def adopt(self, server: ServerConnection) -> None:
+        """Session mode: the client was told the process id of this server, which has its settings, at its login."""
+        self.server = server
+        server.client = self
+        server.stream.is_session_owned = True
 
     def _forward(self, server: ServerConnection, data: bytes) -> None:
         stream = self.stream
@@ -240,7 +284,7 @@ class ClientSession(ClientConnection):
             Boundary(self, server, asks).begin()
         elif self.pins:
             server.feed_rest()
-            self.stream.loan_ended()
+            self._end_loan()
             self.deliver_mail()
             if self._closing_error is not None:
                 self.close(self._closing_error)
@@ -249,6 +293,18 @@ class ClientSession(ClientConnection):
             server.feed_rest()
         else:
             self._release(server)
+
+    def _end_loan(self) -> None:
+        """The server goes back, or would if the client were not pinned to it."""
+        stream = self.stream
+        statements = stream.statements
+        if statements is not None and statements.binds + statements.client_parses:
+            counters = self.held.counters
+            counters.client_parses += statements.client_parses
+            counters.server_parses += statements.server_parses
+            counters.binds += statements.binds
+            statements.client_parses = statements.server_parses = statements.binds = 0
+        stream.loan_ended()
 
     def _count(self, backend: "BackendStream") -> None:
         """Takes over what has been counted since the last time, and names that may be settings'."""
@@ -323,7 +379,7 @@ class ClientSession(ClientConnection):
 
     def return_server(self, server: ServerConnection) -> None:
         """What is to be known of the server is known: it goes back, unless the client is pinned to it."""
-        self.stream.loan_ended()
+        self._end_loan()
         self._count_pins(self.pins)
         if self.pins:
             self.keep(server)
@@ -365,7 +421,7 @@ class ClientSession(ClientConnection):
     def _release(self, server: ServerConnection) -> None:
         self.server = None
         server.client = None
-        self.stream.loan_ended()
+        self._end_loan()
         server.stream.pipeline.statements.unnamed = None
         if self._stall_watch is not None:
             self._stop_stall_watch()

@@ -9,6 +9,7 @@ import structlog
 
 from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -68,7 +69,8 @@ class Clients:
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
-        self.sessions: dict[int, ClientSession] = {}  # logged in, by cancel key
+        self.keys = KeyMaker(secrets.token_bytes)
+        self.sessions: dict[bytes, ClientSession] = {}  # logged in, by `keys.index` of their cancel keys
         # Told about each client that finished its login; set by the composition root.
         self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
@@ -80,12 +82,17 @@ class Clients:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def new_key(self) -> int:
-        """A cancel key that no session has: 31 bits of process id, 32 bits of secret, as one number."""
+    def new_key(self, protocol_minor: int, process_id: int = 0) -> bytes:
+        """A cancel key that no session has; it shows the server's process id if that is given and may be shown."""
         while True:
-            key = (secrets.randbits(31) | 1) << 32 | secrets.randbits(32)
-            if key not in self.sessions:
+            key = self.keys.make(protocol_minor, process_id)
+            if self.keys.index(key) not in self.sessions:
                 return key
+
+    def session_of(self, key: bytes) -> "ClientSession | None":
+        """Whose cancel key this is."""
+        session = self.sessions.get(self.keys.index(key))
+        return session if session is not None and is_same_key(session.key, key) else None
 
     def interned(self, settings: "Settings") -> "Settings":
         """The one object that stands for these settings."""
@@ -101,7 +108,7 @@ class Clients:
 
     def joined(self, session: "ClientSession") -> None:
         """A client finished its login."""
-        self.sessions[session.key] = session
+        self.sessions[self.keys.index(session.key)] = session
         session.held.pool.counters.clients += 1
         session.held.pool.counters.logins += 1
         self._empty.clear()
@@ -110,7 +117,7 @@ class Clients:
 
     def left(self, session: "ClientSession") -> None:
         """A logged-in client is gone."""
-        if self.sessions.pop(session.key, None) is not None:
+        if self.sessions.pop(self.keys.index(session.key), None) is not None:
             session.held.pool.counters.clients -= 1
             self.client_limits.leave(session.identity.tenant, session.identity.user)
             if session.has_listened:

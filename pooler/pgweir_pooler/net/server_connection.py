@@ -41,7 +41,9 @@ ErrandDone = Callable[["ServerConnection", dict[str, str]], None]
 class Canceller(Protocol):
     """Sends a CancelRequest for a server's running query, on a connection of its own."""
 
-    def cancel(self, server: "ServerConnection") -> None: ...
+    def cancel(
+        self, server: "ServerConnection", is_wanted: Callable[[], bool] = ..., ended: Callable[[], None] | None = None
+    ) -> None: ...
 
 
 class ServerConnection(PausableProtocol):

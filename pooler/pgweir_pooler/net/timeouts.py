@@ -55,7 +55,7 @@ class Watch:
 class TimeoutSweep:
     """One per process."""
 
-    def __init__(self, sessions: Mapping[int, "ClientSession"]) -> None:
+    def __init__(self, sessions: Mapping[bytes, "ClientSession"]) -> None:
         self._sessions = sessions
         # Of sessions that hold a server or wait for one; the next look drops those it does not meet again.
         self._watches: dict[ClientSession, Watch] = {}

@@ -247,6 +247,18 @@ class Pool:
         """Since when the waiter waits; None when it is not in the queue."""
         return self.ledger.waiters.get(waiter)
 
+    def has_place(self) -> bool:
+        """Whether `ask` would not wait for another client: a server is idle, or can be opened for every waiter."""
+        ledger = self.ledger
+        if ledger.idle:
+            return True
+        waiting = len(ledger.waiters)
+        instance = ledger.instance
+        return (
+            waiting + len(ledger.active) < ledger.size
+            and instance.servers - len(ledger.opening) + waiting < instance.limit
+        )
+
     def oldest_wait_s(self) -> float:
         """How long the oldest waiter has waited; 0 when nobody waits."""
         return max(0.0, self._now() - self.ledger.oldest_asked_at())

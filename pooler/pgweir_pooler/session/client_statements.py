@@ -93,13 +93,16 @@ class ClientStatements(UnnamedOwner):
         "_awaits_all",
         "_text_bytes",
         "asks",
+        "binds",
         "bound",
+        "client_parses",
         "closing",
         "is_replayed",
         "names",
         "piece",
         "reading",
         "resume",
+        "server_parses",
         "table",
     )
 
@@ -112,6 +115,8 @@ class ClientStatements(UnnamedOwner):
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
         self.bound: dict[Statement, bytes] = {}  # in this loan, and as what
+        # Counted since somebody last took them over.
+        self.client_parses = self.server_parses = self.binds = 0
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
@@ -189,6 +194,7 @@ class ClientStatements(UnnamedOwner):
             if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
                 return self._refuse(TooManyStatements("this session has too many prepared statements"), after, pipeline)
         self._text_bytes += len(body)
+        self.client_parses += 1
         self.resume = after
         self.piece = self._register(name, body, pipeline)
         return EDITED
@@ -223,6 +229,8 @@ class ClientStatements(UnnamedOwner):
             if after > len(data):
                 return INCOMPLETE
             body = data[begin:after]
+        self.client_parses += 1
+        self.server_parses += 1
         self.asks |= asks_of_statement(data[begin:after]) & ~NEEDS_REPLAY
         self.unnamed = client = ClientStatement(body, None)
         server = pipeline.statements
@@ -240,6 +248,7 @@ class ClientStatements(UnnamedOwner):
     ) -> bytes:
         """Messages that prepare the statement on the server; the client reads the ParseComplete if it is its own."""
         server = pipeline.statements
+        self.server_parses += 1
         copy, closed = server.add(statement)
         note = Preparation(server, statement, copy)
         pieces = []
@@ -271,6 +280,7 @@ class ClientStatements(UnnamedOwner):
             return self._refuse(UnknownStatement(name), after, pipeline)
         server = pipeline.statements
         if not name and server.unnamed is client:
+            self.binds += 1
             pipeline.owed.append(BIND)
             return AS_IS
         statement = self._statement_of(client, server)
@@ -298,6 +308,7 @@ class ClientStatements(UnnamedOwner):
                     self.table.retire(statement)  # other servers may have copies of the old shape
                     return self._refuse(CachedPlanChanged(), after, pipeline)
         self.asks |= statement.asks & ~NEEDS_REPLAY
+        self.binds += 1
         self.bound[statement] = name
         pipeline.bound = self.bound
         if told is None or told is client.told:

@@ -28,7 +28,8 @@ from pgweir_pooler.wire.inbox import Inbox
 from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, STARTUP_PACKET_MAX_BYTES
 from pgweir_pooler.wire.scram import MECHANISM, ServerExchange, Verifier
 
-_NEWEST_MINOR = 0
+# 3.2 brings long cancel keys (PostgreSQL 18); 3.1 was never published and is, as in PostgreSQL, spoken like 3.0.
+NEWEST_MINOR = 2
 _HTTP_METHODS = frozenset({b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI "})
 _HTTP_TEXT = b"This port speaks the PostgreSQL protocol, not HTTP.\n"
 _HTTP_REPLY = (
@@ -78,7 +79,8 @@ class FrontendLogin:
         self._encryption_requests = {messages.GSSENC_REQUEST_CODE}
         if not secure:
             self._encryption_requests.add(messages.SSL_REQUEST_CODE)
-        self._startup: Startup | None = None  # set by the StartupMessage
+        self._startup: Startup | None = None  # set by the StartupMessage, as is the next
+        self._minor = 0  # of the protocol that is spoken
         self._exchange: ServerExchange | None = None  # set by secret_found()
         self._secret_is_real = False
 
@@ -166,7 +168,9 @@ class FrontendLogin:
 
     def _startup_message(self, major: int, minor: int, body: bytes) -> _Steps:
         if major != 3:
-            raise NotSupported(f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")
+            raise NotSupported(
+                f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
+            )
         self._startup = parse_startup(
             messages.parse_startup_parameters(body),
             default_tenant=self._default_tenant,
@@ -175,8 +179,11 @@ class FrontendLogin:
         )
         steps: _Steps = []
         unknown = self._startup.unknown_options
-        if minor > _NEWEST_MINOR or unknown:
-            steps.append(Send(messages.negotiate_protocol_version(_NEWEST_MINOR, unknown)))
+        self._minor = min(minor, NEWEST_MINOR)
+        if minor > NEWEST_MINOR or unknown:
+            # Once, before authentication. The version is the one that is spoken from here: libpq refuses a newer one
+            # than it asked for.
+            steps.append(Send(messages.negotiate_protocol_version(self._minor, unknown)))
         steps.append(NeedSecret(*self._startup.identity))
         self._state = _State.SECRET
         return steps
@@ -222,7 +229,7 @@ class FrontendLogin:
         if server_final is None or not self._secret_is_real:
             raise AuthenticationFailed(self._startup.shown_user)
         self._state = _State.ADMITTED
-        admitted = Admitted(self._startup.identity, self._startup.settings, _NEWEST_MINOR)
+        admitted = Admitted(self._startup.identity, self._startup.settings, self._minor)
         return [Send(messages.authentication_sasl_final(server_final)), admitted]
 
     _HANDLERS: ClassVar[dict[_State, Callable[["FrontendLogin"], _Steps | None]]] = {

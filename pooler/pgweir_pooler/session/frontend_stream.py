@@ -138,12 +138,12 @@ class FrontendStream:
             and read_header(data, 0)[1] == end - 1
         ):
             # One whole Query, by far the most common case.
-            if self._table is not None:
+            if data.find(b"(") >= 0 and self._table is not None:  # `asks_of` without the call
                 asks = asks_of(data)
                 if asks:
                     self.asks |= asks
                     self.is_at_start = False
-                self.text = data if end < _TEXT_LIMIT else b""
+            self.text = data if end < _TEXT_LIMIT else b""
             pipeline.owed.append(QUERY)
             return data
         out = self._receive(data, pipeline)
@@ -204,6 +204,8 @@ class FrontendStream:
         self.remaining = 0
         self._is_dropping = False
         shares = self._table is not None
+        if shares:
+            self._note_text(data, is_first=not (pipeline.owed or pipeline.is_unsynced))
         parts: list[bytes] = []
         while pos < end:
             if end - pos < HEADER_SIZE:
@@ -230,13 +232,14 @@ class FrontendStream:
         else:  # all was read, the last message perhaps in part
             self.remaining = pos - end
             pos = end
-        if self.stop == FOR_REPLAY and pipeline.owed and not pipeline.will_settle:
-            parts += (data[begin:pos], _FLUSH)  # else PostgreSQL keeps to itself what we wait for
-            begin = pos
-        if not parts:
-            return data if pos == end else data[:pos]
-        parts.append(data[begin:pos])
-        return b"".join(parts)
+        if self.stop == FOR_REPLAY:
+            return b"".join((*parts, data[begin:pos], self._flush_if_owed(pipeline)))
+        return b"".join((*parts, data[begin:pos])) if parts else data[:pos]
+
+    @staticmethod
+    def _flush_if_owed(pipeline: Pipeline) -> bytes:
+        """A Flush, without which PostgreSQL may keep to itself what we wait for."""
+        return _FLUSH if pipeline.owed and not pipeline.will_settle else b""
 
     def _edit(self, data: bytes, begin: int, pos: int, after: int, pipeline: Pipeline, parts: list[bytes]) -> int:
         """Has the client's statements decide about the message at `pos`, which names one.
@@ -248,12 +251,9 @@ class FrontendStream:
         if statements is None:
             assert self._table is not None
             self.statements = statements = ClientStatements(self._table, self._reading)
+            statements.is_replayed = self.is_replayed or not self.needs_replay
         if (tag == PARSE or not pipeline.owed) and self._stops_for_replay(data, pos, after, pipeline):
             return begin
-        if tag == PARSE or tag == BIND:
-            self._note_text(data, pos, after, is_first=not (pipeline.owed or pipeline.is_unsynced))
-        if tag != CLOSE:
-            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:
             return begin
@@ -275,7 +275,6 @@ class FrontendStream:
         if self._stops_for_replay(data, pos, after, pipeline):
             return False
         self.asks |= asks_of(data[pos:after])
-        self._note_text(data, pos, after, is_first=not pipeline.owed)
         if self.statements is not None:
             self.statements.unnamed = pipeline.statements.unnamed = None
         pipeline.owed.append(QUERY)
@@ -288,10 +287,14 @@ class FrontendStream:
         else:
             self._is_malformed(tag, length)
 
-    def _note_text(self, data: bytes, pos: int, after: int, *, is_first: bool) -> None:
-        """Keeps the message, behind those that are not answered yet."""
-        text = data[pos : min(after, pos + _TEXT_LIMIT)]
-        self.text = text if is_first else (self.text + text)[-_TEXT_LIMIT:]
+    def _note_text(self, data: bytes, *, is_first: bool) -> None:
+        """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
+        if len(data) >= _TEXT_LIMIT:
+            data = data[:_TEXT_LIMIT]
+        self.text = data if is_first else (self.text + data)[-_TEXT_LIMIT:]
+        statements = self.statements
+        if statements is not None:
+            statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
 
     def _stops_for_replay(self, data: bytes, pos: int, after: int, pipeline: Pipeline) -> bool:
         statements = self.statements
@@ -321,7 +324,9 @@ class FrontendStream:
         if limit is None:
             self.error = ProtocolViolation(f"invalid frontend message type {tag}")
         else:
-            self.error = ProtocolViolation(f"invalid message length {length} of message type {tag}")
+            self.error = ProtocolViolation(
+                f"invalid message length {length} of a message of type {chr(tag)!r}; the limits are 4 and {limit}"
+            )
         self.has_news = True
         return True
 

@@ -337,20 +337,19 @@ class Pipeline:
             unnamed.body = unnamed.statement = self.statements.unnamed = None
 
     def _take_copy_syncs(self) -> int:
-        """Removes the end of the copy and all Syncs before it; returns how many Syncs there were."""
+        """Removes the end of the copy and all Syncs before it; returns how many Syncs there were.
+
+        Any other message is the end, too: PostgreSQL does not survive reading it while it copies, so it was, and what
+        follows it will be, read after the failure.
+        """
         owed = self.owed
         head = owed.popleft()
-        kept: list[int] = []
         syncs = 0
-        while owed:
-            tag = owed.popleft()
-            if tag == SYNC:
-                syncs += 1
-            elif tag in (COPY_DONE, COPY_FAIL):
+        while owed and owed[0] in (SYNC, COPY_DONE, COPY_FAIL):
+            if owed.popleft() != SYNC:
                 break
-            else:
-                kept.append(tag)
-        owed.extendleft(reversed([head, *kept]))
+            syncs += 1
+        owed.appendleft(head)
         return syncs
 
     def _copied(self) -> None:

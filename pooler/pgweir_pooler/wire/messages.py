@@ -1,4 +1,4 @@
-"""The messages that a pooler writes and reads itself, protocol 3.0.
+"""The messages that a pooler writes and reads itself, protocol 3.0 and 3.2.
 
 Builders return a whole message, ready to send. They clean what we say to a client (`error_response` drops
 NULs and never raises) and refuse a NUL in what we say to a server, where a shortened name would be another
@@ -120,7 +120,7 @@ def parameter_status(name: bytes, value: bytes) -> bytes:
 
 
 def backend_key_data(process_id: int, secret: bytes) -> bytes:
-    """BackendKeyData; protocol 3.0 clients take a secret of exactly four bytes."""
+    """BackendKeyData; clients before protocol 3.2 take a secret of exactly four bytes."""
     return message(b"K", process_id.to_bytes(4, "big") + secret)
 
 
@@ -130,7 +130,7 @@ def ready_for_query(status: bytes = b"I") -> bytes:
 
 
 def negotiate_protocol_version(minor: int, unknown_options: Sequence[bytes]) -> bytes:
-    """NegotiateProtocolVersion: the newest 3.x we speak, and the `_pq_.` options we do not know.
+    """NegotiateProtocolVersion: the 3.`minor` that is spoken, and the `_pq_.` options we do not know.
 
     The documentation says "minor version", PostgreSQL sends and libpq expects the whole number 3.minor.
     """
