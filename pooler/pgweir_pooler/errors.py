@@ -17,7 +17,7 @@ class PoolerError(Exception):
     severity: ClassVar[str] = "FATAL"
     log_level: ClassVar[int] = logging.INFO
     # PostgreSQL's routine that raises the same error, where drivers look at it to know what to do.
-    routine: ClassVar[str] = ""
+    routine: str = ""
 
     def __init__(self, text: str, *, hint: str = "", detail: str = "") -> None:
         super().__init__(text)
@@ -65,8 +65,10 @@ class UnknownStatement(PoolerError):
     severity = "ERROR"
     routine = "FetchPreparedStatement"
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, *, is_bind: bool = True) -> None:
         text = name.decode("utf-8", "replace")
+        if not name:
+            self.routine = "exec_bind_message" if is_bind else "exec_describe_statement_message"
         super().__init__(
             f'prepared statement "{text}" does not exist' if name else "unnamed prepared statement does not exist"
         )
@@ -80,6 +82,7 @@ class DuplicateStatement(PoolerError):
 
     sqlstate = "42P05"
     severity = "ERROR"
+    routine = "StorePreparedStatement"
 
     def __init__(self, name: bytes) -> None:
         super().__init__(f'prepared statement "{name.decode("utf-8", "replace")}" already exists')

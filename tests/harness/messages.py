@@ -141,6 +141,17 @@ def row_values(body: bytes) -> list[bytes | None]:
     return values
 
 
+def column_types(body: bytes) -> list[int]:
+    """The type of each column of a RowDescription."""
+    types = []
+    at = 2
+    for _ in range(int.from_bytes(body[:2], "big")):
+        at = body.index(b"\0", at) + 1
+        types.append(int.from_bytes(body[at + 6 : at + 10], "big"))
+        at += 18
+    return types
+
+
 def rows(messages: Iterable[Message]) -> list[list[bytes | None]]:
     """The rows among the messages."""
     return [row_values(body) for tag, body in messages if tag == b"D"]

@@ -19,7 +19,8 @@ import uvloop
 
 from harness.address import Address
 from harness.mixup_client import KilledError, MixupError, TaggedClient
-from harness.mixup_operations import COUNTER_ROWS, OPERATIONS, Operation
+from harness.mixup_operations import COUNTER_ROWS
+from harness.mixup_weights import OPERATIONS, Operation
 from harness.raw_client import RawClient, ServerClosedError, ServerRefusedError
 
 MAX_MISMATCHES = 20  # then the run ends: what follows is mostly echo
@@ -34,6 +35,7 @@ class MixupResult:
     seed: int
     queries: int = 0  # ReadyForQuery messages received
     killed: int = 0
+    cancels: int = 0  # sent
     seconds: float = 0.0
     by_operation: Counter[str] = field(default_factory=Counter)
     mismatches: list[str] = field(default_factory=list)
@@ -51,6 +53,7 @@ class MixupResult:
         rate = self.queries / max(self.seconds, 1e-9)
         return (
             f"{self.queries} queries in {self.seconds:.1f} s ({rate:.0f}/s), {self.killed} clients killed,"
+            f" {self.cancels} cancels,"
             f" {len(self.mismatches)} mismatches, {len(self.leftovers)} leftovers"
         )
 
@@ -124,7 +127,7 @@ class _Run:
         except (OSError, ServerRefusedError, ValueError) as error:
             self.result.mismatches.append(f"{tag}: login: {type(error).__name__}: {error}")
             return None
-        return TaggedClient(raw, tag, self._table, rng)
+        return TaggedClient(raw, self._address, tag, f"public.{self._table}", rng)
 
     async def _do(self, client: TaggedClient, operation: Operation) -> bool:
         """Runs one operation; False when the client is gone."""
@@ -146,6 +149,7 @@ class _Run:
         return True
 
     def _settle(self, client: TaggedClient) -> None:
+        self.result.cancels += client.cancels
         self._rows += client.committed_rows
         self._steps += client.committed_steps
         self._uncertain_rows += client.uncertain_rows

@@ -6,8 +6,10 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from harness import messages
+from harness.address import Address
 from harness.messages import Message, error_fields, row_values
 from harness.raw_client import RawClient
 
@@ -20,16 +22,27 @@ class KilledError(Exception):
     """The operation has killed its own client, as it meant to."""
 
 
+@dataclass
+class Session:
+    """What a client has put into its session, as it should find it."""
+
+    statements: dict[str, tuple[bytes, ...]] = field(default_factory=dict)  # name -> the columns before its parameter
+    settings: dict[str, str] = field(default_factory=dict)
+
+
 class TaggedClient:
     """A logged-in client with a tag of its own; `queries` counts its ReadyForQuery messages."""
 
-    def __init__(self, raw: RawClient, tag: str, table: str, rng: random.Random) -> None:
+    def __init__(self, raw: RawClient, address: Address, tag: str, table: str, rng: random.Random) -> None:
         self.raw = raw
+        self.address = address
+        self.session = Session()
         self.tag = tag
         self.value = tag.encode()
         self.table = table  # the run's table; its counter is `{table}_counter`
         self.rng = rng
         self.queries = 0
+        self.cancels = 0
         self.committed_rows = 0  # rows of ours in the table, and steps of the counter: checked at the end
         self.committed_steps = 0
         self.uncertain_rows = 0  # sent with a commit whose answer we have not read (yet)

@@ -4,13 +4,10 @@ An operation starts and ends outside of a transaction, or raises KilledError aft
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from harness import messages
 from harness.messages import BINARY, COPY_DONE, FLUSH, SYNC
 from harness.mixup_client import MixupError, TaggedClient
-
-Operation = Callable[[TaggedClient], Awaitable[None]]
 
 # Bytes that a careless reader takes for ReadyForQuery (idle), and for a client's Sync or Terminate.
 FAKE_READY = b"Z\0\0\0\5I"
@@ -386,44 +383,3 @@ async def dies_in_a_pipeline(c: TaggedClient) -> None:
     if c.rng.random() < 0.5:
         await c.each(b"12T")
     c.kill()
-
-
-# Weights: mostly short work, so that servers change hands often; large rows and deaths are costly.
-OPERATIONS: dict[Operation, float] = {
-    simple: 20,
-    extended: 20,
-    several_statements: 5,
-    several_statements_and_an_error: 3,
-    empty: 2,
-    division_by_zero: 2,
-    syntax_error: 2,
-    notice: 2,
-    large_row: 0.5,
-    extended_empty: 1,
-    extended_syntax_error: 2,
-    pipelined: 8,
-    simple_and_extended_in_one_write: 5,
-    flush_and_pause: 4,
-    flush_twice_and_pause: 2,
-    flush_an_error_and_pause: 2,
-    fake_ready: 4,
-    fake_ready_as_text: 2,
-    transaction: 6,
-    extended_transaction: 3,
-    aborted_transaction: 3,
-    row_lock: 3,
-    advisory_lock: 2,
-    copy_in: 1.5,
-    extended_copy_in: 1,
-    copy_in_bad_data: 1,
-    copy_fail: 1,
-    copy_out: 1,
-    copy_out_binary: 1,
-    dies_inside_a_message: 0.15,
-    dies_in_a_transaction: 0.2,
-    dies_in_copy_in: 0.15,
-    dies_in_copy_out: 0.15,
-    dies_waiting: 0.15,
-    dies_after_flush: 0.15,
-    dies_in_a_pipeline: 0.15,
-}

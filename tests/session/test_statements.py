@@ -15,8 +15,8 @@ from pgweir_pooler.session.statements import (
     Removal,
     ServerStatements,
     StatementTable,
+    Tells,
     Told,
-    ToldCopy,
     UnnamedParse,
     shape_of,
 )
@@ -186,8 +186,10 @@ def test_a_name_is_good_unless_its_parse_fails() -> None:
     client = client_statement()
     note = registered(names, b"s", client)
     assert names == {b"s": client}  # the pipeline may use it at once
+    assert not client.is_settled  # an error before it would have it skipped
     note.answered()
     assert names == {b"s": client}
+    assert client.is_settled
     note = registered(names, b"t", client_statement())
     note.dropped()
     assert names == {b"s": client}
@@ -195,23 +197,23 @@ def test_a_name_is_good_unless_its_parse_fails() -> None:
 
 def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     old, new = client_statement(), client_statement()
-    names = {b"s": old}
-    removal = Removal(names, b"s")
-    assert names == {}
+    names, closing = {b"s": old}, set[bytes]()
+    removal = Removal(names, closing, b"s")
+    assert (names, closing) == ({}, {b"s"})
     removal.dropped()
-    assert names == {b"s": old}
-    removal = Removal(names, b"s")
+    assert (names, closing) == ({b"s": old}, set())
+    removal = Removal(names, closing, b"s")
     registration = registered(names, b"s", new)
     removal.dropped()
     assert names == {b"s": new}
     registration.dropped()
     assert names == {b"s": old}
-    removal, registration = Removal(names, b"s"), registered(names, b"s", new)
+    removal, registration = Removal(names, closing, b"s"), registered(names, b"s", new)
     removal.answered()
     registration.answered()
     assert names == {b"s": new}
     assert new.before is None
-    Removal(names, b"unknown").dropped()
+    Removal(names, closing, b"unknown").dropped()
     assert names == {b"s": new}
 
 
@@ -244,13 +246,14 @@ def test_the_unnamed_statement_is_gone_when_its_parse_failed() -> None:
     assert owner.unnamed is None
 
 
-def test_a_client_is_told_when_the_answer_comes() -> None:
+def test_a_client_is_told_unless_the_answer_does_not_come() -> None:
     client, copy = client_statement(), copy_of(b"a")
     client.was_read = True
-    note = ToldCopy(client, copy)
+    note = Tells(client, copy)
+    assert client.told is copy  # what follows in the pipeline is read by it
     note.dropped()
     assert client.told is None
-    note.answered()
+    Tells(client, copy).answered()
     assert client.told is copy
     assert not client.was_read
     unnamed = client_statement()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pgweir_pooler.errors import PoolerError, ServerLost
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.session_state import Answer, is_single, question, quoted
-from pgweir_pooler.session.settings import changed_parameters
+from pgweir_pooler.session.settings import changed_parameters, literal, reading_settings
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
 from pgweir_pooler.session.suspicion import (
     CHANNELS,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
 
 _PINNING = TEMPORARY | HOLDABLE | LOCKS
+_UTF8 = b"UTF8"
 _OWN_PREFIX = SERVER_NAME_PREFIX.decode()
 _CANCELED = "57014"
 _MAX_CANCELS = 10  # a statement_timeout of 1 ms is felt by one question in a few, on a busy machine
@@ -107,11 +108,14 @@ class Boundary:
             if answer.session_user != session.held.endpoint.user:
                 settings["session_authorization"] = answer.session_user
             server.settings = session.clients.interned(tuple(sorted(settings.items())))
+            text = session.stream.statement_texts().lower()
+            was_reset = asks & RESET or any(word in text for word in (b"reset", b"discard", b"default"))
             for name, value in session.startup_settings:
                 # A custom setting that was reset is there, and empty, as one that was set to nothing.
-                if name not in settings or (asks & RESET and not settings[name]):
+                if name not in settings or (was_reset and "." in name and not settings[name]):
                     settings[name] = value
             session.settings = session.clients.interned(tuple(sorted(settings.items())))
+            session.stream.reads_by(reading_settings(session.settings))
         if asks & PREPARED:
             self._learn_statements(answer)
         if asks & CHANNELS:
@@ -120,17 +124,25 @@ class Boundary:
                 self._channels |= session.channels  # LISTEN adds to them; it was told of none that there were before
             server.has_channels = bool(answer.channels)
         session.pins = session.pins & ~(asks & _PINNING) | answer.found
+        statements = server.stream.pipeline.statements
+        if session.pins & TEMPORARY:
+            statements.is_reading_changed = True  # its tables hide others
+        else:
+            statements.reading_restored()
 
     def _learn_statements(self, answer: Answer) -> None:
         session, server = self._session, self._server
         by_sql = answer.sql_statements
         own = {name for name in answer.statements if not name.startswith(_OWN_PREFIX)}
         # Names of the client's that were put there for SQL's use and are gone: SQL has deallocated them.
-        for name in server.sql_names - own - by_sql.keys():
+        gone = server.sql_names - own - by_sql.keys()
+        for name in gone:
             session.statement_names().pop(name.encode(), None)
         server.sql_names = own | by_sql.keys()
-        session.sql_statements = by_sql
-        if all(is_single(text) for text in by_sql.values()):
+        # What was not brought to this server is still the client's.
+        kept = {name: text for name, text in session.sql_statements.items() if name not in gone}
+        session.sql_statements = known = {**kept, **by_sql}
+        if all(is_single(text) for text in known.values()):
             session.pins &= ~PREPARED
         else:
             session.pins |= PREPARED  # its text is part of a longer one, which must not run again
@@ -185,28 +197,23 @@ class Boundary:
 def replay(session: "ClientSession", server: ServerConnection) -> None:
     """Brings to the server what the text in front of which the client was stopped may name, then lets it go on."""
     text = session.stream.stopped
-    messages = []
-    tags = []
-    for name, statement in session.sql_statements.items():
-        if name not in server.sql_names:
-            messages.append(query(statement.encode()))
-            tags.append(QUERY)
-            server.sql_names.add(name)
+    messages: list[bytes] = []
+    tags: list[int] = []
     for raw, known in session.statement_names().items():
         name = raw.decode("utf-8", "replace")
         if raw in text and name not in server.sql_names and known.body is not None:
             messages.append(message(b"P", raw + b"\0" + known.body) + message(b"S"))
             tags += (PARSE, SYNC)
             server.sql_names.add(name)
-    if session.channels and not server.has_channels:
-        names = [quoted(name.decode()) for name in sorted(session.channels)]
-        messages.append(query("; ".join(f"LISTEN {name}" for name in names).encode()))
+    for sql in _texts_to_replay(session, server):
+        messages.append(query(sql.encode()))
         tags.append(QUERY)
-        server.has_channels = True
     session.stream.is_replayed = True
     if not messages:
         session.resume()
         return
+
+    is_reading_changed = server.stream.pipeline.statements.is_reading_changed
 
     def replayed(server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost:
@@ -217,8 +224,26 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
         else:
             # What failed is not there, and the client's statement will say so.
             server.stream.asks = CHANNELS if server.has_channels else 0
+            server.stream.pipeline.statements.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()
 
     session.lend_for_errand(server)
     server.run_errand(b"".join(messages), tags, replayed)
+
+
+def _texts_to_replay(session: "ClientSession", server: ServerConnection) -> list[str]:
+    """Statements that prepare what the client has prepared by SQL, and listen to its channels."""
+    texts = []
+    for name, statement in session.sql_statements.items():
+        if name not in server.sql_names:
+            texts.append(statement)
+            server.sql_names.add(name)
+    if session.channels and not server.has_channels:
+        names = [quoted(name.decode()) for name in sorted(session.channels)]
+        texts.append("; ".join(f"LISTEN {name}" for name in names))
+        server.has_channels = True
+    encoding = server.stream.parameters.get(b"client_encoding", _UTF8)
+    if texts and encoding != _UTF8:  # they are kept in UTF-8, as `session_state` reads them
+        texts = ["SET client_encoding TO 'UTF8'", *texts, f"SET client_encoding TO {literal(encoding.decode())}"]
+    return texts

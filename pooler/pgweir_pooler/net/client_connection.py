@@ -16,6 +16,7 @@ from pgweir_pooler.session.frontend_stream import FrontendStream
 from pgweir_pooler.session.mailbox import LIMIT_BYTES, Mailbox
 from pgweir_pooler.session.notification_text import in_encoding
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES
+from pgweir_pooler.session.settings import reading_settings
 from pgweir_pooler.session.suspicion import LOADED, PIN_REASONS
 from pgweir_pooler.wire.framing import IDLE
 from pgweir_pooler.wire.messages import error_response_for, notice_response
@@ -99,7 +100,7 @@ class ClientConnection(PausableProtocol):
         self.id = next(clients.ids)
         self.connected_at = monotonic()
         self.key = key  # process id and secret: what a CancelRequest must carry
-        self.stream = FrontendStream(None if mode == SESSION else held.statements)
+        self.stream = FrontendStream(None if mode == SESSION else held.statements, reading_settings(settings))
         self.server: ServerConnection | None = None
         self._claimed: ServerConnection | None = None  # ours, for an errand: brought to our settings, or asked
         self._lost_in_a_row = 0  # servers that ended before they took our settings

@@ -346,7 +346,7 @@ class ClientSession(ClientConnection):
             self.resume()
         elif pipeline.is_settled:
             replay(self, server)
-        elif not pipeline.owed:
+        elif not pipeline.owed or pipeline.is_copying_in:
             stream.is_replayed = True  # in the middle of a pipeline: nothing of ours may come between
             self.resume()
 

@@ -203,10 +203,13 @@ class ServerConnection(PausableProtocol):
 
     def apply(self, settings: Settings, done: ErrandDone) -> None:
         """Errand: brings the session to `settings`."""
+        statements = self.stream.pipeline.statements
+        is_reading_changed = statements.is_reading_changed
 
         def applied(server: ServerConnection, error: dict[str, str]) -> None:
             # RESET ALL and set_config report what they change: that is not a client's doing.
             server.stream.asks = 0
+            statements.is_reading_changed = is_reading_changed
             server.settings = settings
             done(server, error)
 
@@ -374,6 +377,7 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
     stream.is_tainted = server.always_resets
     stream.asks = 0
     stream.pipeline.statements.forget()
+    stream.pipeline.statements.is_reading_changed = False
     server.sql_names.clear()
     server.has_channels = False
     server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login

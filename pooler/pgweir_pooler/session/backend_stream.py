@@ -11,6 +11,7 @@ somebody else's LISTEN.
 """
 
 from pgweir_pooler.session.pipeline import SIMPLY_TAKES, Pipeline
+from pgweir_pooler.session.statements import SERVER_NAME_PREFIX, with_client_names
 from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.framing import (
@@ -33,9 +34,10 @@ from pgweir_pooler.wire.framing import (
     SYNC,
     read_header,
 )
-from pgweir_pooler.wire.messages import parse_error_fields, parse_parameter_status
+from pgweir_pooler.wire.messages import message, parse_error_fields, parse_parameter_status
 
 _READY_AND_IDLE = b"Z\0\0\0\5I"
+_SERVER_NAME = b'"' + SERVER_NAME_PREFIX
 READY_SIZE = 6
 _FIRST_OF_SELECT = 0x53
 
@@ -228,11 +230,7 @@ class BackendStream:
         pipeline = self.pipeline
         body = b""
         if tag == COMMAND_COMPLETE:
-            self.asks |= ASKS_BY_TAG.get(data[pos + HEADER_SIZE : after], 0)
-            has_rows, self._has_rows = self._has_rows, False
-            if pipeline.owed and pipeline.owed[0] == QUERY and not pipeline.is_copying_in:
-                if not has_rows and data.startswith(b"SELECT", pos + HEADER_SIZE):
-                    self.asks |= TEMPORARY
+            if self._completed(data, pos, after):
                 return
         elif tag == ROW_DESCRIPTION and pipeline.owed and pipeline.owed[0] == QUERY:
             self._has_rows = True
@@ -256,8 +254,31 @@ class BackendStream:
         elif pipeline.reads_shape:
             body = data[pos + HEADER_SIZE : after]
         replacement = pipeline.received(tag, body)
+        if tag == ERROR_RESPONSE and replacement is None:
+            replacement = self._renamed(data, pos, after)
         if replacement is not None:
             self._replace(data, pos, after, replacement)
+
+    def _completed(self, data: bytes, pos: int, after: int) -> bool:
+        """A CommandComplete; returns whether nothing is to be booked."""
+        pipeline = self.pipeline
+        asks = ASKS_BY_TAG.get(data[pos + HEADER_SIZE : after], 0)
+        if asks:
+            self.asks |= asks
+            if asks & (SETTINGS | TEMPORARY):
+                pipeline.statements.is_reading_changed = True
+        has_rows, self._has_rows = self._has_rows, False
+        if not pipeline.owed or pipeline.owed[0] != QUERY or pipeline.is_copying_in:
+            return False
+        if not has_rows and data.startswith(b"SELECT", pos + HEADER_SIZE):
+            self.asks |= TEMPORARY
+        return True
+
+    def _renamed(self, data: bytes, pos: int, after: int) -> bytes | None:
+        """An error that calls a statement by its name on the server, as the client calls it; None for any other."""
+        if after > len(data) or data.find(_SERVER_NAME, pos, after) < 0:
+            return None
+        return message(b"E", with_client_names(data[pos + HEADER_SIZE : after], self.pipeline.bound))
 
     def _look_for_rows(self, data: bytes, pos: int) -> None:
         """Rows are not booked one by one, so the ones that come while nothing is owed are looked for here."""

@@ -18,11 +18,13 @@ from pgweir_pooler.errors import (
 )
 from pgweir_pooler.session.pipeline import (
     NAMED_CLOSE,
+    NAMED_DESCRIBE,
     NAMED_PARSE,
     OWN_CLOSE,
     OWN_DESCRIBE,
     OWN_PARSE,
     REFUSAL,
+    TOLD_BIND,
     TOLD_DESCRIBE,
     Pipeline,
 )
@@ -37,12 +39,14 @@ from pgweir_pooler.session.statements import (
     Preparation,
     Registration,
     Removal,
+    ServerStatements,
     Statement,
     StatementTable,
+    Tells,
     Told,
-    ToldCopy,
     UnnamedParse,
 )
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement
 from pgweir_pooler.wire.framing import (
     BIND,
@@ -71,6 +75,9 @@ _STATEMENT = 0x53  # S in Describe and Close
 # A Bind to a statement that nobody can have, for names of clients do not get to the server. PostgreSQL answers it as it
 # would any statement that is unknown: the transaction fails, and it skips to the next Sync.
 REJECTED = message(b"B", b"\0pgweir: refused\0" + bytes(6))
+# A name for a Parse that is sent for the sake of its error alone.
+_SPARE = b"pgweir_spare"
+_CLOSE_SPARE = message(b"C", b"S" + _SPARE + b"\0")
 # Always answered by CloseComplete.
 _CLOSE_NOTHING = message(b"C", b"Spgweir: nothing\0")
 _NOTE = Note()
@@ -81,32 +88,36 @@ class ClientStatements(ClientNames):
 
     __slots__ = (
         "_awaited",
-        "_telling",
+        "_awaits_all",
         "_text_bytes",
         "_unsure",
         "asks",
         "binds",
         "bound",
         "client_parses",
+        "closing",
         "is_replayed",
         "piece",
+        "reading",
         "resume",
         "server_parses",
         "table",
     )
 
-    def __init__(self, table: StatementTable) -> None:
+    def __init__(self, table: StatementTable, reading: Settings = ()) -> None:
         super().__init__()
         self.table = table
+        self.reading = reading  # the client's settings that decide what a text means
+        self.closing: set[bytes] = set()  # names whose Close is not answered yet
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
-        self.bound: list[Statement] = []  # in this loan
+        self.bound: dict[Statement, bytes] = {}  # in this loan, and as what
         # Counted since somebody last took them over.
         self.client_parses = self.server_parses = self.binds = 0
         self.piece = b""  # set by `edit`, as the next
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
-        self._telling: ToldCopy | None = None  # for the Describe that follows the Bind which was read last
+        self._awaits_all = False  # what was sent before must be answered first
         self._text_bytes = 0
         self._unsure: UnnamedParse | None = None  # of the newest unnamed statement, when it may be skipped
 
@@ -116,6 +127,7 @@ class ClientStatements(ClientNames):
         self.is_replayed = False
         self.bound.clear()
         self._awaited = None
+        self._awaits_all = False
         self.doomed = self._unsure = None
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
@@ -127,19 +139,19 @@ class ClientStatements(ClientNames):
         if after > len(data):
             return INCOMPLETE  # they are short, and most of it is the name
         if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
-            if self._telling is None:
-                pipeline.owed.append(tag)
-                if self.unnamed is not None and self.unnamed.told is None:
-                    self.unnamed.was_read = True
-            else:
-                pipeline.expect(TOLD_DESCRIBE, self._telling)
-                self._telling = None
+            pipeline.owed.append(tag)
+            if tag == DESCRIBE and self.unnamed is not None and self.unnamed.told is None:
+                self.unnamed.was_read = True
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
-        return self._describe(name, pos, after, pipeline) if tag == DESCRIBE else self._close(name, after, pipeline)
+        return (self._describe if tag == DESCRIBE else self._close)(name, pos, after, pipeline)
 
     def can_go_on(self, pipeline: Pipeline) -> bool:
         """Whether what `stop` waits for has come, or will not come."""
+        if self._awaits_all:
+            if pipeline.owed and not (pipeline.is_skipping or pipeline.is_copying_in):
+                return False
+            self._awaits_all = False
         if self._awaited is None:
             return self._unsure is None or self._unsure.is_done
         statement, copy = self._awaited
@@ -178,10 +190,12 @@ class ClientStatements(ClientNames):
             )
         if after > len(data):
             return INCOMPLETE
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
+        body = data[stop + 1 : after]
         known = self.names.get(name)
         if known is not None and (self.doomed is None or self.doomed.get(name) is not known):
-            return self._refuse(DuplicateStatement(name), after, pipeline)
-        body = data[stop + 1 : after]
+            return self._refuse_duplicate(name, body, after, pipeline)
         if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
             self._text_bytes = sum(len(c.body or b"") for c in self.names.values())
             if len(self.names) >= MAX_STATEMENTS_PER_CLIENT or self._text_bytes + len(body) > MAX_TEXT_PER_CLIENT:
@@ -194,7 +208,7 @@ class ClientStatements(ClientNames):
 
     def _register(self, name: bytes, body: bytes, pipeline: Pipeline) -> bytes:
         """Gives the name to the statement with this body; returns what is sent in place of the Parse."""
-        statement = self.table.intern(body, asks_of_statement(body))
+        statement = self.table.intern(body, asks_of_statement(body), self.reading)
         client = ClientStatement(body, statement)
         # Also where the server has it: a Parse means the tables as they are now, and that copy may be of before.
         return self._prepare(statement, pipeline, registers=(name, client))
@@ -260,6 +274,8 @@ class ClientStatements(ClientNames):
             pipeline.owed.append(BIND)  # PostgreSQL says what is wrong with it
             return AS_IS
         name = data[begin:stop]
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
         client = self.names.get(name) if name else self.unnamed
         if client is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
@@ -271,39 +287,47 @@ class ClientStatements(ClientNames):
                 pipeline.owed.append(BIND)
             if verdict != EDITED:
                 return verdict
-        statement = client.statement
-        if statement is None or statement.is_retired:
-            statement = self._interned(client)
-            if statement is None:
-                return self._refuse(UnknownStatement(name), after, pipeline)
+        statement = self._statement_of(client, server)
+        if statement is None:
+            return self._refuse(UnknownStatement(name), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
         is_described = _is_described(data, after, portal=data[pos + HEADER_SIZE : begin])
         if client.was_read and not is_described:
             return self._refuse(CachedPlanChanged(), after, pipeline)
-        copy = server.copies.get(statement)
-        self.piece = b""
+        copy = self._find_copy(statement, pipeline)
         if copy is None:
-            self.piece = self._prepare(statement, pipeline)
-            copy = server.copies[statement]
-        else:
-            server.copies.move_to_end(statement)
-        if client.told is not copy:
-            if is_described:
-                self._telling = ToldCopy(client, copy)
-            else:
-                verdict = self._check_shape(client, copy, data, pos, after, pipeline)
-                if verdict != AS_IS:
-                    return verdict
+            return self._await_all(pos)
+        if client.told is not copy and not is_described:
+            verdict = self._check_shape(client, copy, data, pos, after, pipeline)
+            if verdict != AS_IS:
+                return verdict
         self._note_asks(statement.asks, statement.body, pipeline)
         self.binds += 1
-        self.bound.append(statement)
-        pipeline.owed.append(BIND)
+        self.bound[statement] = name
+        pipeline.bound = self.bound
+        if client.told is copy:
+            pipeline.owed.append(BIND)
+        else:
+            pipeline.expect(TOLD_BIND, Tells(client, copy))
         length = after - pos - 1 + len(statement.name) - len(name)
         head = b"B" + length.to_bytes(4, "big") + data[pos + HEADER_SIZE : begin] + statement.name
         self.piece = self.piece + head if self.piece else head
         self.resume = stop
         return EDITED
+
+    def _find_copy(self, statement: Statement, pipeline: Pipeline) -> Copy | None:
+        """The server's copy, with what prepares it in `piece`; None while it may still be skipped."""
+        server = pipeline.statements
+        copy = server.copies.get(statement)
+        self.piece = b""
+        if copy is None:
+            self.piece = self._prepare(statement, pipeline)
+            return server.copies[statement]
+        if copy.shape is None and pipeline.has_boundary:
+            return None
+        server.copies.move_to_end(statement)
+        return copy
 
     def _find_unnamed(self, pos: int, pipeline: Pipeline) -> int:
         """AS_IS when the server has the client's unnamed statement, STOP when that is not known yet, else EDITED."""
@@ -342,19 +366,46 @@ class ClientStatements(ClientNames):
             return self._bind(data, pos, after, pipeline)
         return AS_IS
 
-    def _interned(self, client: ClientStatement) -> Statement | None:
-        """The statement that a client's stands for from now on; None when its text was not kept."""
-        if client.body is None:
-            return None
-        client.statement = self.table.intern(client.body, asks_of_statement(client.body))
-        return client.statement
+    def _statement_of(self, client: ClientStatement, server: ServerStatements) -> Statement | None:
+        """What it is called on this server; None when its text is not known.
+
+        A server that has not prepared it reads the text by the settings that the client has now.
+        """
+        statement = client.statement
+        if (
+            statement is None
+            or statement.is_retired
+            or (statement.reading != self.reading and statement not in server.copies)
+        ):
+            if client.body is None:
+                return None
+            client.statement = statement = self.table.intern(client.body, asks_of_statement(client.body), self.reading)
+        return statement
+
+    def _is_unsettled(self, name: bytes, pipeline: Pipeline) -> bool:
+        """Whether an answer that is still to come, of another batch, decides what the name stands for.
+
+        In the batch itself an error would have all that follows skipped.
+        """
+        client = self.names.get(name)
+        if name not in self.closing and (client is None or client.is_settled):
+            return False
+        return pipeline.has_boundary
+
+    def _await_all(self, pos: int) -> int:
+        self.piece = FLUSH
+        self.resume = pos
+        self._awaits_all = True
+        return STOP
 
     # --- Describe and Close of statements
 
     def _describe(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
         client = self.names.get(name) if name else self.unnamed
         if client is None:
-            return self._refuse(UnknownStatement(name), after, pipeline)
+            return self._refuse(UnknownStatement(name, is_bind=False), after, pipeline)
         server = pipeline.statements
         if not name:
             verdict = self._find_unnamed(pos, pipeline)
@@ -362,32 +413,42 @@ class ClientStatements(ClientNames):
                 pipeline.expect(TOLD_DESCRIBE, Told(client))
             if verdict != EDITED:
                 return verdict
-        statement = client.statement
-        if statement is None or statement.is_retired:
-            statement = self._interned(client)
-            if statement is None:
-                return self._refuse(UnknownStatement(name), after, pipeline)
+        statement = self._statement_of(client, server)
+        if statement is None:
+            return self._refuse(UnknownStatement(name, is_bind=False), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
-        prepared = b"" if statement in server.copies else self._prepare(statement, pipeline)
-        copy = server.copies[statement]
+        copy = self._find_copy(statement, pipeline)
+        if copy is None:
+            return self._await_all(pos)
         if client.told is copy:
             pipeline.owed.append(DESCRIBE)
         else:
-            pipeline.expect(TOLD_DESCRIBE, ToldCopy(client, copy))
-        self.bound.append(statement)  # a Describe, too, finds out that the shape is another one
-        self.piece = prepared + message(b"D", b"S" + statement.name + b"\0")
+            pipeline.expect(NAMED_DESCRIBE, Tells(client, copy))
+        self.bound[statement] = name  # a Describe, too, finds out that the shape is another one
+        pipeline.bound = self.bound
+        self.piece += message(b"D", b"S" + statement.name + b"\0")
         self.resume = after
         return EDITED
 
-    def _close(self, name: bytes, after: int, pipeline: Pipeline) -> int:
+    def _close(self, name: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         if not name:
             self.unnamed = pipeline.statements.unnamed = None
             pipeline.owed.append(CLOSE)
             return AS_IS
-        pipeline.expect(NAMED_CLOSE, Removal(self.names, name))
+        if self._is_unsettled(name, pipeline):
+            return self._await_all(pos)
+        pipeline.expect(NAMED_CLOSE, Removal(self.names, self.closing, name))
         self.piece = _CLOSE_NOTHING  # the name is not the server's
         self.resume = after
+        return EDITED
+
+    def _refuse_duplicate(self, name: bytes, body: bytes, after: int, pipeline: Pipeline) -> int:
+        """A Parse of a name that is taken: PostgreSQL sees that last, behind all that may be wrong with the text."""
+        pipeline.expect(OWN_CLOSE, _NOTE)
+        pipeline.expect(OWN_PARSE, _NOTE)
+        self._refuse(DuplicateStatement(name), after, pipeline)
+        self.piece = _CLOSE_SPARE + message(b"P", _SPARE + b"\0" + body) + self.piece
         return EDITED
 
     def _refuse(self, error: PoolerError, after: int, pipeline: Pipeline) -> int:

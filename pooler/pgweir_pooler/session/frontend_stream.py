@@ -13,6 +13,7 @@ from pgweir_pooler.errors import PoolerError, ProtocolViolation
 from pgweir_pooler.session.client_statements import AS_IS, EDITED, INCOMPLETE, REPLAY, ClientStatements
 from pgweir_pooler.session.pipeline import Pipeline
 from pgweir_pooler.session.statements import StatementTable
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import UNTAGGED, asks_of, needs_replay
 from pgweir_pooler.wire.framing import (
     BIND,
@@ -49,6 +50,7 @@ class FrontendStream:
     __slots__ = (
         "_is_dropping",
         "_is_text_cut",
+        "_reading",
         "_table",
         "asks",
         "error",
@@ -65,9 +67,10 @@ class FrontendStream:
         "text",
     )
 
-    def __init__(self, table: StatementTable | None) -> None:
+    def __init__(self, table: StatementTable | None, reading: Settings = ()) -> None:
         # Of the client's pool; None in session mode, where names are the client's own, on a server of its own.
         self._table = table
+        self._reading = reading  # of the client's settings, those that decide what a text means
         self.has_news = False  # one of the three below was set; whoever looks at them clears it
         self.has_terminated = False  # the client sent Terminate; nothing after it counts
         self.error: PoolerError | None = None  # the client broke the protocol; nothing after it counts
@@ -167,6 +170,12 @@ class FrontendStream:
         """Whether `statement_texts` lacks something of what was sent since nothing was owed."""
         return self._is_text_cut or not self.text
 
+    def reads_by(self, reading: Settings) -> None:
+        """The client's settings that decide what a text means have become these."""
+        self._reading = reading
+        if self.statements is not None:
+            self.statements.reading = reading
+
     def all_asks(self) -> int:
         """What the messages of this loan may leave behind."""
         return self.asks if self.statements is None else self.asks | self.statements.asks
@@ -203,7 +212,7 @@ class FrontendStream:
         self._is_dropping = False
         shares = self._table is not None
         if shares:
-            self._note_text(data, is_first=not pipeline.owed)
+            self._note_text(data, is_first=not (pipeline.owed or pipeline.is_unsynced))
         parts: list[bytes] = []
         while pos < end:
             if end - pos < HEADER_SIZE:
@@ -244,9 +253,11 @@ class FrontendStream:
         statements = self.statements
         if statements is None:
             assert self._table is not None
-            self.statements = statements = ClientStatements(self._table)
+            self.statements = statements = ClientStatements(self._table, self._reading)
+            statements.is_replayed = self.is_replayed or not self.needs_replay
         # At the beginning of a pipeline for all that has come of it: in its middle there is no room for a replay.
-        if tag == PARSE and self._stops_for_replay(data, pos, after if pipeline.owed else len(data)):
+        is_first = not pipeline.owed
+        if (tag == PARSE or is_first) and self._stops_for_replay(data, pos, len(data) if is_first else after):
             return begin
         verdict = statements.edit(tag, data, pos, after, pipeline)
         if verdict == AS_IS:

@@ -30,7 +30,7 @@ sends, are skipped or answered, nobody can tell: they confuse the pipeline.
 
 from collections import deque
 
-from pgweir_pooler.session.statements import Error, Note, ServerStatements
+from pgweir_pooler.session.statements import Error, Note, ServerStatements, Statement
 from pgweir_pooler.wire.framing import (
     BIND,
     BIND_COMPLETE,
@@ -62,7 +62,7 @@ from pgweir_pooler.wire.framing import (
 
 # Entries that are not message types of the protocol.
 MAYBE_SYNC = 0x100
-# Entries with a note in `notes`. The client reads the replies of the first four, not of the last three.
+# Entries with a note in `notes`. The client reads the replies of those that are its own.
 REFUSAL = 0x101  # a Bind that PostgreSQL rejects, in place of a message that we refuse
 NAMED_PARSE = 0x102  # the client's Parse, under our name
 NAMED_CLOSE = 0x103  # the client's Close of a name
@@ -70,8 +70,9 @@ TOLD_DESCRIBE = 0x104  # the client's Describe of its unnamed statement
 OWN_PARSE = 0x105
 OWN_DESCRIBE = 0x106
 OWN_CLOSE = 0x107
+NAMED_DESCRIBE = 0x108  # the client's Describe of a statement, under our name
+TOLD_BIND = 0x109  # the client's Bind, with a Describe behind it that tells another shape than before
 _FIRST_WITH_NOTE = REFUSAL
-
 
 # Entries that may have no reply at all.
 _UNCERTAIN = (MAYBE_SYNC, COPY_DONE, COPY_FAIL)
@@ -88,6 +89,8 @@ _TAKES: dict[int, tuple[int, ...]] = {
     NAMED_PARSE: (PARSE_COMPLETE,),
     NAMED_CLOSE: (CLOSE_COMPLETE,),
     TOLD_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    NAMED_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    TOLD_BIND: (BIND_COMPLETE,),
     OWN_PARSE: (PARSE_COMPLETE,),
     OWN_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     OWN_CLOSE: (CLOSE_COMPLETE,),
@@ -109,6 +112,7 @@ _LEAVES: dict[int, tuple[int, ...]] = {
     CLOSE: (),
     DESCRIBE: (PARAMETER_DESCRIPTION,),
     TOLD_DESCRIBE: (PARAMETER_DESCRIPTION,),
+    NAMED_DESCRIBE: (PARAMETER_DESCRIPTION,),
     OWN_DESCRIBE: (PARAMETER_DESCRIPTION,),
     EXECUTE: (DATA_ROW, COPY_IN_RESPONSE, COPY_OUT_RESPONSE, COPY_DATA, COPY_DONE),
     QUERY: (
@@ -131,6 +135,7 @@ class Pipeline:
     """The replies that one server owes to the client that holds it."""
 
     __slots__ = (
+        "bound",
         "is_confused",
         "is_copying_in",
         "is_plain",
@@ -148,6 +153,7 @@ class Pipeline:
         # One for each entry in `owed` that has one, in the same order; removed with it.
         self.notes: deque[Note] = deque()
         self.statements = ServerStatements()
+        self.bound: dict[Statement, bytes] = {}  # what the client calls the statements that it has bound
         self.status = IDLE  # of the last ReadyForQuery
         self.is_skipping = False  # the server skips to a Sync that we have not seen yet
         self.is_copying_in = False  # the head of `owed` is a COPY FROM STDIN that the server reads
@@ -169,6 +175,12 @@ class Pipeline:
         """Everything sent ends in a ReadyForQuery, so nothing more is needed for `is_settled`."""
         owed = self.owed
         return bool(owed) and owed[-1] in (QUERY, SYNC, FUNCTION_CALL) and not (self.is_copying_in or self.is_confused)
+
+    @property
+    def has_boundary(self) -> bool:
+        """Something is owed whose failure would not have the next message skipped."""
+        owed = self.owed
+        return SYNC in owed or QUERY in owed or FUNCTION_CALL in owed
 
     def awaits_client(self, *, is_mid_message: bool) -> bool:
         """Whether the server can do nothing more before the client sends more, as far as can be known.
@@ -303,12 +315,20 @@ class Pipeline:
         if self.is_copying_in:
             self.is_copying_in = False
             voided = self._take_copy_syncs()
+        if head == PARSE:
+            self._unnamed_failed()
         if head in _TAKES:
             skipped = self._skip_to_sync()
             if voided and skipped:
                 self.is_confused = True  # they are answered if one of the Syncs before them counts
         if voided:
             self._insert_maybes(voided)
+
+    def _unnamed_failed(self) -> None:
+        """The client's unnamed statement could not be parsed, unless a later one has taken its place."""
+        unnamed = self.statements.unnamed
+        if unnamed is not None and self.owed.count(PARSE) == 1 and NAMED_PARSE not in self.owed:
+            unnamed.body = unnamed.statement = self.statements.unnamed = None
 
     def _take_copy_syncs(self) -> int:
         """Removes the end of the copy and all Syncs before it; returns how many Syncs there were.
@@ -338,12 +358,15 @@ class Pipeline:
         """Drops what the server skips; returns how many messages behind the one that failed."""
         owed = self.owed
         skipped = -1
+        dropped = []
         while owed and owed[0] != SYNC:
             tag = owed.popleft()
             if tag >= _FIRST_WITH_NOTE:
-                self.notes.popleft().dropped()
+                dropped.append(self.notes.popleft())
             if tag not in _UNCERTAIN:
                 skipped += 1
+        for note in reversed(dropped):  # each undoes what was there before it
+            note.dropped()
         self.is_skipping = not owed
         return skipped
 

@@ -5,11 +5,32 @@ message does (a list stays a list, where SET would take it for one quoted name),
 search_path changes nothing.
 """
 
+from functools import lru_cache
+
 from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.wire.messages import parameter_status, query
 
 NO_SETTINGS: Settings = ()
 UNKNOWN_SETTINGS: Settings = (("", ""),)  # equal to no client's, so that whoever comes next has its own applied
+
+# By these PostgreSQL reads a text when it prepares it: names, and literals that it turns into values at once.
+_READING = frozenset(
+    {
+        "array_nulls",
+        "backslash_quote",
+        "client_encoding",
+        "datestyle",
+        "intervalstyle",
+        "lc_monetary",
+        "role",
+        "search_path",
+        "session_authorization",
+        "standard_conforming_strings",
+        "timezone",
+        "transform_null_equals",
+        "xmloption",
+    }
+)
 
 APPLICATION_NAME = "application_name"
 # NAMEDATALEN - 1: PostgreSQL cuts longer application names (src/backend/commands/variable.c).
@@ -35,6 +56,12 @@ def apply_settings(settings: Settings) -> tuple[bytes, int]:
     ordered = sorted(settings, key=lambda setting: _LAST.get(setting[0], 0))
     calls = ", ".join(f"pg_catalog.set_config({literal(k)}, {literal(v)}, false)" for k, v in ordered)
     return _RESET + query(f"SELECT {calls}".encode()), 2
+
+
+@lru_cache(maxsize=4096)
+def reading_settings(settings: Settings) -> Settings:
+    """The settings that decide what a statement's text means."""
+    return tuple(setting for setting in settings if setting[0] in _READING)
 
 
 def literal(text: str) -> str:

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from itertools import count
 from weakref import WeakValueDictionary
 
+from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import forgets
 
 DEFAULT_MAX_PREPARED = 200
@@ -31,43 +32,45 @@ MAX_TEXT_PER_CLIENT = 64 << 20
 
 
 class Statement:
-    """A text with its parameter types, the same for all clients of a pool."""
+    """A text with its parameter types, the same for all clients of a pool that have the same reading settings."""
 
-    __slots__ = ("__weakref__", "asks", "body", "is_retired", "name")
+    __slots__ = ("__weakref__", "asks", "body", "is_retired", "name", "reading")
 
-    def __init__(self, body: bytes, name: bytes, asks: int) -> None:
+    def __init__(self, body: bytes, reading: Settings, name: bytes, asks: int) -> None:
         self.body = body  # of its Parse message, behind the name: text, NUL, types
+        self.reading = reading  # settings that decide what the text means, see `settings.reading_settings`
         self.name = name  # on all servers
         self.asks = asks  # what its execution may leave behind, see `suspicion`
         self.is_retired = False  # PostgreSQL found its shape changed: nobody uses this name any more
 
 
 class StatementTable:
-    """All statements of one pool, by their bodies, as long as a client or a server knows them."""
+    """All statements of one pool, by bodies and reading settings, as long as a client or a server knows them."""
 
-    __slots__ = ("_by_body", "_count")
+    __slots__ = ("_count", "_known")
 
     def __init__(self) -> None:
-        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[bytes, Settings], Statement] = WeakValueDictionary()
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._by_body)
+        return len(self._known)
 
-    def intern(self, body: bytes, asks: int) -> Statement:
+    def intern(self, body: bytes, asks: int, reading: Settings = ()) -> Statement:
         """The statement with this body; a new one when it is new, or was retired."""
-        statement = self._by_body.get(body)
+        statement = self._known.get((body, reading))
         if statement is None:
             self._count += 1
-            statement = Statement(body, SERVER_NAME_PREFIX + b"%x" % self._count, asks)
-            self._by_body[body] = statement
+            statement = Statement(body, reading, SERVER_NAME_PREFIX + b"%x" % self._count, asks)
+            self._known[body, reading] = statement
         return statement
 
     def retire(self, statement: Statement) -> None:
         """Its name is not used again; whoever has it gets the next one from `intern`."""
         statement.is_retired = True
-        if self._by_body.get(statement.body) is statement:
-            del self._by_body[statement.body]
+        key = statement.body, statement.reading
+        if self._known.get(key) is statement:
+            del self._known[key]
 
 
 class Copy:
@@ -83,11 +86,12 @@ class Copy:
 class ClientStatement:
     """What one client means by a name, or by no name."""
 
-    __slots__ = ("before", "body", "statement", "told", "was_read")
+    __slots__ = ("before", "body", "is_settled", "statement", "told", "was_read")
 
     def __init__(self, body: bytes | None, statement: Statement | None) -> None:
         self.body = body  # of its Parse message, behind the name; None when it was too long to be kept
         self.statement = statement  # None until it must be prepared by name
+        self.is_settled = False  # the server has answered the Parse
         # The copy by whose shape the client reads rows; None while it was told none: then any shape is news to it.
         self.told: Copy | None = None
         # What the name meant before, until PostgreSQL has answered the Parse; else None.
@@ -106,11 +110,15 @@ class ClientStatement:
 class ServerStatements:
     """What one server has prepared for clients of its pool."""
 
-    __slots__ = ("copies", "limit", "unnamed")
+    __slots__ = ("copies", "is_reading_changed", "limit", "unclean", "unnamed")
 
     def __init__(self) -> None:
         self.limit = DEFAULT_MAX_PREPARED
         self.copies: OrderedDict[Statement, Copy] = OrderedDict()  # the least recently used first
+        # The session reads texts by other settings, or sees other tables, than its client's settings tell: what is
+        # prepared meanwhile is in `unclean`, and nobody else's.
+        self.is_reading_changed = False
+        self.unclean: list[Statement] = []
         # Whose unnamed statement the server has; None when nobody's that is known. Forgotten at the end of a loan.
         self.unnamed: ClientStatement | None = None
 
@@ -119,14 +127,24 @@ class ServerStatements:
         copy = Copy()
         self.copies[statement] = copy
         self.copies.move_to_end(statement)
+        if self.is_reading_changed:
+            self.unclean.append(statement)
         closed = []
         while len(self.copies) > max(self.limit, 1):
             closed.append(self.copies.popitem(last=False))
         return copy, closed
 
+    def reading_restored(self) -> None:
+        """The session reads texts by its client's settings again."""
+        self.is_reading_changed = False
+        for statement in self.unclean:
+            self.copies.pop(statement, None)
+        self.unclean.clear()
+
     def forget(self) -> None:
         """The server has dropped all statements (DISCARD ALL, DEALLOCATE ALL)."""
         self.copies.clear()
+        self.unclean.clear()
         self.unnamed = None
 
 
@@ -150,16 +168,22 @@ class Note:
 
 
 class Removal(Note):
-    """A client's Close of a name. What follows it in the pipeline may use the name again."""
+    """A client's Close of a name, which may be given to another statement before the answer comes."""
 
-    __slots__ = ("_client", "_name", "_names")
+    __slots__ = ("_client", "_closing", "_name", "_names")
 
-    def __init__(self, names: dict[bytes, ClientStatement], name: bytes) -> None:
+    def __init__(self, names: dict[bytes, ClientStatement], closing: set[bytes], name: bytes) -> None:
         self._names = names
         self._name = name
+        self._closing = closing
         self._client = names.pop(name, None)
+        closing.add(name)
+
+    def answered(self) -> None:
+        self._closing.discard(self._name)
 
     def dropped(self) -> None:
+        self._closing.discard(self._name)
         if self._client is not None:
             newer = self._names.setdefault(self._name, self._client)
             if newer is not self._client:
@@ -209,6 +233,8 @@ class Registration(Note):
 
     def answered(self) -> None:
         self._client.before = None
+        self._client.is_settled = True
+        self._preparation.answered()
 
     def dropped(self) -> None:
         if self._names.get(self._name) is self._client:
@@ -267,8 +293,28 @@ class ClientNames:
             server.forget()
             return
         for name, client in doomed.items():
-            if self.names.get(name) is client:
+            newer = self.names.get(name)
+            if newer is client:
                 del self.names[name]
+            elif newer is not None and newer.before is client:
+                newer.before = None
+
+
+class Tells(Note):
+    """What tells the client the shape of a copy, unless the server fails at it or skips it."""
+
+    __slots__ = ("_before", "_client")
+
+    def __init__(self, client: ClientStatement, copy: Copy) -> None:
+        self._client = client
+        self._before = client.told
+        client.told = copy
+
+    def answered(self) -> None:
+        self._client.was_read = False
+
+    def dropped(self) -> None:
+        self._client.told = self._before
 
 
 class Told(Note):
@@ -288,20 +334,6 @@ class Told(Note):
             copy.shape = shape_of(self._parameters, body)
             self._client.told = copy
             self._client.was_read = False
-
-
-class ToldCopy(Note):
-    """A client's Describe that tells it the shape of a copy."""
-
-    __slots__ = ("_client", "_copy")
-
-    def __init__(self, client: ClientStatement, copy: Copy) -> None:
-        self._client = client
-        self._copy = copy
-
-    def answered(self) -> None:
-        self._client.told = self._copy
-        self._client.was_read = False
 
 
 class Eviction(Note):
@@ -329,6 +361,13 @@ class Error(Note):
 
 
 _PARAMETER_DESCRIPTION = 0x74
+
+
+def with_client_names(text: bytes, bound: dict[Statement, bytes]) -> bytes:
+    """An error's text with the client's names of statements in place of the server's."""
+    for statement, name in bound.items():
+        text = text.replace(b'"' + statement.name + b'"', b'"' + name + b'"')
+    return text
 
 
 def shape_of(parameters: bytes, row: bytes) -> bytes:
