@@ -111,6 +111,25 @@ SCRIPTS: dict[str, tuple[Mapping[str, str], list[Step]]] = {
             run(),
         ],
     ),
+    "PREPARE by a named statement, twice in a pipeline": (
+        NAMED,
+        [
+            say(
+                "Parse 's' prepare p; Bind; Execute; Sync | Bind 's'; Execute; Sync",
+                messages.parse("prepare p as select 'p'", "s")
+                + messages.bind(statement="s")
+                + messages.execute()
+                + SYNC,
+                messages.bind(statement="s") + messages.execute(),
+                readies=2,
+            ),
+            query("select 1"),
+            query("execute p"),
+            query("deallocate p"),
+            query("select 1"),
+            query("execute p"),
+        ],
+    ),
     "what SQL has prepared outlives a block on another server": (
         NAMED,
         [query("prepare p as select 'é'"), query("do $$ begin null; end $$"), query("select 1"), query("execute p")],

@@ -214,6 +214,7 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
         return
 
     is_reading_changed = server.stream.pipeline.statements.is_reading_changed
+    asks = server.stream.asks  # of what the client ran before, in this loan
 
     def replayed(server: ServerConnection, error: dict[str, str]) -> None:
         if server.is_lost:
@@ -223,7 +224,7 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             server.release()
         else:
             # What failed is not there, and the client's statement will say so.
-            server.stream.asks = CHANNELS if server.has_channels else 0
+            server.stream.asks = asks | CHANNELS if server.has_channels else asks
             server.stream.pipeline.statements.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()

@@ -89,6 +89,7 @@ class ClientStatements(ClientNames):
     __slots__ = (
         "_awaited",
         "_awaits_all",
+        "_portals",
         "_text_bytes",
         "_unsure",
         "asks",
@@ -118,6 +119,7 @@ class ClientStatements(ClientNames):
         self.resume = 0
         self._awaited: tuple[Statement, Copy] | None = None  # what a Bind waits for
         self._awaits_all = False  # what was sent before must be answered first
+        self._portals: set[bytes] = set()  # bound to the unnamed statement that the server has
         self._text_bytes = 0
         self._unsure: UnnamedParse | None = None  # of the newest unnamed statement, when it may be skipped
 
@@ -128,6 +130,7 @@ class ClientStatements(ClientNames):
         self.bound.clear()
         self._awaited = None
         self._awaits_all = False
+        self._portals.clear()
         self.doomed = self._unsure = None
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
@@ -140,8 +143,8 @@ class ClientStatements(ClientNames):
             return INCOMPLETE  # they are short, and most of it is the name
         if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
             pipeline.owed.append(tag)
-            if tag == DESCRIBE and self.unnamed is not None and self.unnamed.told is None:
-                self.unnamed.was_read = True
+            if tag == DESCRIBE and self._portals and self.unnamed is not None and self.unnamed.told is None:
+                self.unnamed.was_read |= data[pos + HEADER_SIZE + 1 : after - 1] in self._portals
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
         return (self._describe if tag == DESCRIBE else self._close)(name, pos, after, pipeline)
@@ -227,6 +230,7 @@ class ClientStatements(ClientNames):
         else:
             self._note_asks(asks_of_statement(body), body, pipeline)
         self.unnamed = client = ClientStatement(body, None)
+        self._portals.clear()
         server = pipeline.statements
         owed = pipeline.owed
         if not owed or owed[-1] == SYNC or (owed[-1] == QUERY and len(owed) == 1):
@@ -284,6 +288,7 @@ class ClientStatements(ClientNames):
             verdict = self._find_unnamed(pos, pipeline)
             if verdict == AS_IS:
                 self.binds += 1
+                self._portals.add(data[pos + HEADER_SIZE : begin - 1])
                 pipeline.owed.append(BIND)
             if verdict != EDITED:
                 return verdict
@@ -304,6 +309,7 @@ class ClientStatements(ClientNames):
                 return verdict
         self._note_asks(statement.asks, statement.body, pipeline)
         self.binds += 1
+        self._portals.discard(data[pos + HEADER_SIZE : begin - 1])
         self.bound[statement] = name
         pipeline.bound = self.bound
         if client.told is copy:
