@@ -37,8 +37,8 @@ SILENCES: dict[str, tuple[bytes, bytes]] = {
     ),
 }
 IN_TRANSACTION_MODE = {
-    "with a Parse that waits to be executed": (messages.parse("select 1") + messages.SYNC, b"Z"),
     "with half a Parse": (messages.parse("select 1")[:5], b""),
+    "with half a Query": (messages.query("select 1")[:9], b""),
 }
 
 
