@@ -199,6 +199,7 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
     text = session.stream.stopped
     messages: list[bytes] = []
     tags: list[int] = []
+    before = set(server.sql_names)
     for raw, known in session.statement_names().items():
         name = raw.decode("utf-8", "replace")
         if raw in text and name not in server.sql_names and known.body is not None:
@@ -223,8 +224,12 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             server.stream.is_tainted = True
             server.release()
         else:
-            # What failed is not there, and the client's statement will say so.
             server.stream.asks = asks | CHANNELS if server.has_channels else asks
+            if error:
+                # What failed is not there, and the client's statement will say so; but nobody has deallocated it. Which
+                # one it was is not known: what is there now, PostgreSQL will say.
+                server.sql_names = before
+                server.stream.asks |= PREPARED
             server.stream.pipeline.statements.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()
