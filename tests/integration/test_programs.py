@@ -123,7 +123,7 @@ async def test_pgbench(route: Route) -> None:
 
 
 async def _bench(route: Route, clients: int, transactions: int, *arguments: str) -> None:
-    sizes = ("-n", "-c", str(clients), "-j", "1", "-t", str(transactions))
+    sizes = ("-n", "-c", str(clients), "-j", str(clients), "-t", str(transactions))
     out, err = await asyncio.to_thread(run, route, "pgbench", *sizes, *arguments)
     done = re.search(r"actually processed: (\d+)/(\d+)", out)
     assert done is not None and done.groups() == (str(clients * transactions),) * 2, (out, err)
