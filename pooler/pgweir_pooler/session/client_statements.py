@@ -63,14 +63,13 @@ from pgweir_pooler.wire.messages import FLUSH, error_response_for, message
 AS_IS = 0  # it is booked, and goes on as it is
 EDITED = 1  # it is booked; `piece` goes in place of everything before `resume`
 INCOMPLETE = 2  # more of it must arrive first
-REPLAY = 4  # it must be given again when the server has what the client prepared by SQL, and its channels
 STOP = 3  # `piece` goes ahead of it; it must be given again when `can_go_on` says so
+REPLAY = 4  # it must be given again when the server has what the client prepared by SQL, and its channels
 
 # What is held of a message until it is whole. A longer text cannot have a name; unnamed, it flows, and lives until the
 # client's loan of the server ends.
 _NAMED_LIMIT = 16 << 20
 _UNNAMED_LIMIT = 1 << 20
-_STATEMENT = 0x53  # S in Describe and Close
 
 # A Bind to a statement that nobody can have, for names of clients do not get to the server. PostgreSQL answers it as it
 # would any statement that is unknown: the transaction fails, and it skips to the next Sync.
