@@ -244,6 +244,21 @@ async def test_an_execute_in_the_middle_of_a_pipeline_is_answered(pooler: NewPoo
         ]
 
 
+async def test_what_sql_prepared_is_there_behind_a_part_of_a_pipeline_that_is_skipped(
+    pooler: NewPooler, database: Database
+) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await batch(client, messages.parse("prepare p as select 'mine'", "s"))
+        prepares = messages.bind(statement="s") + messages.execute()
+        assert messages.tags(await batch(client, prepares)) == b"2CZ"
+        await servers.switch()
+        client.send(messages.parse("select 1", "s") + prepares + messages.SYNC + prepares + messages.SYNC)
+        found = [sqlstate(await client.receive_until(b"Z")) for _ in range(2)]
+        assert found == ["42P05", "42P05"]
+        assert messages.rows(await answer(client, "execute p")) == [[b"mine"]]
+
+
 async def test_a_rolled_back_prepare_stays_as_in_postgres(pooler: NewPooler, database: Database) -> None:
     async with TwoServers(pooler, database) as servers:
         client = await servers.connect()

@@ -9,7 +9,7 @@ from hypothesis import given
 from harness.messages import message
 from pgweir_pooler.session.backend_stream import BackendStream
 from pgweir_pooler.session.pipeline import OWN_CLOSE, OWN_DESCRIBE, OWN_PARSE, REFUSAL
-from pgweir_pooler.session.statements import Note
+from pgweir_pooler.session.statement_notes import Note
 from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from wire.splits import cuts, fed_every_way

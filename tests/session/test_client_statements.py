@@ -8,9 +8,9 @@ from hypothesis import given
 from harness import messages
 from harness.messages import Message, error_fields, message, tags
 from pgweir_pooler.session.backend_stream import BackendStream
-from pgweir_pooler.session.client_statements import REJECTED
+from pgweir_pooler.session.client_statements import MAX_STATEMENTS_PER_CLIENT, REJECTED
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FrontendStream
-from pgweir_pooler.session.statements import MAX_STATEMENTS_PER_CLIENT, StatementTable
+from pgweir_pooler.session.statements import StatementTable
 from session.booked import letters
 from wire.splits import cuts, fed_every_way
 
@@ -400,7 +400,7 @@ def test_the_unnamed_statement_moves() -> None:
         (parse("") + describe(""), FLOAT4, "0A000 Z"),
         (parse(""), FLOAT4, "2 C Z"),
         (parse("") + bind("") + EXECUTE, FLOAT4, "2 C Z"),
-        # What a portal was described as is not kept: it is not known to be the same.
+        (parse("") + bind("") + messages.describe_portal() + EXECUTE, INT4, "2 C Z"),
         (parse("") + bind("") + messages.describe_portal() + EXECUTE, FLOAT4, "0A000 Z"),
         # A portal of another statement tells nothing of it.
         (parse("s") + parse("") + SYNC + bind() + messages.describe_portal() + SYNC, FLOAT4, "2 C Z"),

@@ -75,7 +75,8 @@ def test_everything_without_a_statement_name_goes_through_unchanged(places: list
         + messages.message(b"F", b"\0" * 14)
         + messages.SYNC
     )
-    assert feed(data, places) == Fed(data, "QPBDESBEDCtCcfFS")
+    # A description of the unnamed statement, or of its portal, tells the client a shape: it is noted.
+    assert feed(data, places) == Fed(data, "QPBvESBEvCtCcfFS")
     assert feed(data, places, is_session=True) == Fed(data, "QPBDESBEDCDCcfFS")
 
 

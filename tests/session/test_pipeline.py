@@ -15,7 +15,7 @@ from pgweir_pooler.session.pipeline import (
     TOLD_DESCRIBE,
     Pipeline,
 )
-from pgweir_pooler.session.statements import Note
+from pgweir_pooler.session.statement_notes import Note
 
 REFUSED = b"refused"
 

@@ -5,21 +5,18 @@ import struct
 
 import pytest
 
-from pgweir_pooler.session.statements import (
+from pgweir_pooler.session.statement_notes import (
     ClientNames,
     ClientStatement,
-    Copy,
     Eviction,
     Preparation,
     Registration,
     Removal,
-    ServerStatements,
-    StatementTable,
     Tells,
     Told,
     UnnamedParse,
-    shape_of,
 )
+from pgweir_pooler.session.statements import Copy, ServerStatements, StatementTable, shape_of
 
 BODY = b"select 1\0\0\0"
 
@@ -248,14 +245,12 @@ def test_the_unnamed_statement_is_gone_when_its_parse_failed() -> None:
 
 def test_a_client_is_told_unless_the_answer_does_not_come() -> None:
     client, copy = client_statement(), copy_of(b"a")
-    client.was_read = True
     note = Tells(client, copy)
     assert client.told is copy  # what follows in the pipeline is read by it
     note.dropped()
     assert client.told is None
     Tells(client, copy).answered()
     assert client.told is copy
-    assert not client.was_read
     unnamed = client_statement()
     told = Told(unnamed)
     told.described(ord("t"), b"\0\0")
@@ -263,3 +258,12 @@ def test_a_client_is_told_unless_the_answer_does_not_come() -> None:
     told.described(ord("n"), b"")
     assert unnamed.told is not None
     assert unnamed.told.shape == shape_of(b"\0\0", b"")
+
+
+@pytest.mark.parametrize(("name", "is_misled"), [(b"a", False), (b"b", True)])
+def test_a_client_that_was_told_of_a_portal_knows_the_rows_alone(name: bytes, *, is_misled: bool) -> None:
+    unnamed = client_statement()
+    unnamed.described(ord("T"), columns(column(b"a")))
+    unnamed.read_portal()
+    copy = copy_of(shape_of(b"\0\0", columns(column(name))))
+    assert unnamed.is_misled_by(copy) is is_misled

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
     from pgweir_pooler.net.clients import Clients
     from pgweir_pooler.pool.pool import Pool
-    from pgweir_pooler.session.statements import ClientStatement
+    from pgweir_pooler.session.statement_notes import ClientStatement
     from pgweir_pooler.session.steps import Identity, Settings
 
 TRANSACTION, SESSION, STATEMENT = 0, 1, 2

@@ -346,6 +346,8 @@ class ClientSession(ClientConnection):
             self.resume()
         elif pipeline.is_settled:
             replay(self, server)
+        elif pipeline.is_skipping and not pipeline.owed:
+            self.resume()  # skipped, up to the Sync: there is room behind it
         elif not pipeline.owed or pipeline.is_copying_in:
             stream.is_replayed = True  # in the middle of a pipeline: nothing of ours may come between
             self.resume()

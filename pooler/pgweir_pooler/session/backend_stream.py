@@ -10,7 +10,7 @@ are kept from the client unless the session owns its server (`forwards_notificat
 somebody else's LISTEN.
 """
 
-from pgweir_pooler.session.pipeline import SIMPLY_TAKES, Pipeline
+from pgweir_pooler.session.pipeline import PORTAL_DESCRIBE, SIMPLY_TAKES, Pipeline
 from pgweir_pooler.session.statements import SERVER_NAME_PREFIX, with_client_names
 from pgweir_pooler.session.suspicion import ASKS_BY_TAG, SETTINGS, TEMPORARY
 from pgweir_pooler.wire.cursor import ServerProtocolError
@@ -24,6 +24,7 @@ from pgweir_pooler.wire.framing import (
     HEADER_SIZE,
     HELD_MESSAGE,
     IDLE,
+    NO_DATA,
     NOTICE_RESPONSE,
     NOTIFICATION_RESPONSE,
     PARAMETER_DESCRIPTION,
@@ -188,18 +189,21 @@ class BackendStream:
                     self.rest = data[after:]
                     end = after
                     break
-            elif owed and SIMPLY_TAKES.get(tag) == owed[0]:
+            elif owed and (
+                SIMPLY_TAKES.get(tag) == owed[0]
+                or (
+                    tag == COMMAND_COMPLETE
+                    and owed[0] == EXECUTE
+                    and not pipeline.is_copying_in
+                    and data[pos + HEADER_SIZE : after] not in ASKS_BY_TAG
+                )
+            ):
                 owed.popleft()  # `Pipeline.received` would come to the same
                 pipeline.is_unsynced = True
                 pipeline.is_plain = False
-            elif (
-                tag == COMMAND_COMPLETE
-                and owed
-                and owed[0] == EXECUTE
-                and not pipeline.is_copying_in
-                and data[pos + HEADER_SIZE : after] not in ASKS_BY_TAG
-            ):
+            elif owed and owed[0] == PORTAL_DESCRIBE and (tag == ROW_DESCRIPTION or tag == NO_DATA):
                 owed.popleft()
+                pipeline.notes.popleft().described(tag, data[pos + HEADER_SIZE : after])
                 pipeline.is_unsynced = True
                 pipeline.is_plain = False
             else:

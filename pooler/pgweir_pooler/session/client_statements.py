@@ -23,29 +23,25 @@ from pgweir_pooler.session.pipeline import (
     OWN_CLOSE,
     OWN_DESCRIBE,
     OWN_PARSE,
+    PORTAL_DESCRIBE,
     REFUSAL,
     TOLD_BIND,
     TOLD_DESCRIBE,
     Pipeline,
 )
-from pgweir_pooler.session.statements import (
-    MAX_STATEMENTS_PER_CLIENT,
-    MAX_TEXT_PER_CLIENT,
+from pgweir_pooler.session.statement_notes import (
     ClientNames,
     ClientStatement,
-    Copy,
     Eviction,
     Note,
     Preparation,
     Registration,
     Removal,
-    ServerStatements,
-    Statement,
-    StatementTable,
     Tells,
     Told,
     UnnamedParse,
 )
+from pgweir_pooler.session.statements import Copy, ServerStatements, Statement, StatementTable
 from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement
 from pgweir_pooler.wire.framing import (
@@ -66,6 +62,9 @@ INCOMPLETE = 2  # more of it must arrive first
 STOP = 3  # `piece` goes ahead of it; it must be given again when `can_go_on` says so
 REPLAY = 4  # it must be given again when the server has what the client prepared by SQL, and its channels
 
+# What a client may have prepared at a time; drivers' caches hold 100 to 256 statements.
+MAX_STATEMENTS_PER_CLIENT = 10_000
+MAX_TEXT_PER_CLIENT = 64 << 20
 # What is held of a message until it is whole. A longer text cannot have a name; unnamed, it flows, and lives until the
 # client's loan of the server ends.
 _NAMED_LIMIT = 16 << 20
@@ -141,9 +140,19 @@ class ClientStatements(ClientNames):
         if after > len(data):
             return INCOMPLETE  # they are short, and most of it is the name
         if data[pos + HEADER_SIZE : pos + HEADER_SIZE + 1] != b"S":
-            pipeline.owed.append(tag)
-            if tag == DESCRIBE and self._portals and self.unnamed is not None and self.unnamed.told is None:
-                self.unnamed.was_read |= data[pos + HEADER_SIZE + 1 : after - 1] in self._portals
+            unnamed = self.unnamed
+            portals = self._portals
+            if (
+                portals
+                and tag == DESCRIBE
+                and unnamed is not None
+                and unnamed.told is None
+                and data[pos + HEADER_SIZE + 1 : after - 1] in portals
+            ):
+                pipeline.owed.append(PORTAL_DESCRIBE)
+                pipeline.notes.append(unnamed)
+            else:
+                pipeline.owed.append(tag)
             return AS_IS
         name = data[pos + HEADER_SIZE + 1 : after - 1]
         return (self._describe if tag == DESCRIBE else self._close)(name, pos, after, pipeline)
@@ -297,11 +306,10 @@ class ClientStatements(ClientNames):
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
             return REPLAY
         is_described = _is_described(data, after, portal=data[pos + HEADER_SIZE : begin])
-        if client.was_read and not is_described:
-            return self._refuse(CachedPlanChanged(), after, pipeline)
         copy = self._find_copy(statement, pipeline)
         if copy is None:
             return self._await_all(pos)
+        client.read_portal()
         if client.told is not copy and not is_described:
             verdict = self._check_shape(client, copy, data, pos, after, pipeline)
             if verdict != AS_IS:

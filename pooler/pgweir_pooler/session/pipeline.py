@@ -30,7 +30,8 @@ sends, are skipped or answered, nobody can tell: they confuse the pipeline.
 
 from collections import deque
 
-from pgweir_pooler.session.statements import Error, Note, ServerStatements, Statement
+from pgweir_pooler.session.statement_notes import Error, Note
+from pgweir_pooler.session.statements import ServerStatements, Statement
 from pgweir_pooler.wire.framing import (
     BIND,
     BIND_COMPLETE,
@@ -72,6 +73,7 @@ OWN_DESCRIBE = 0x106
 OWN_CLOSE = 0x107
 NAMED_DESCRIBE = 0x108  # the client's Describe of a statement, under our name
 TOLD_BIND = 0x109  # the client's Bind, with a Describe behind it that tells another shape than before
+PORTAL_DESCRIBE = 0x10A  # the client's Describe of a portal of its unnamed statement; the note is the statement
 _FIRST_WITH_NOTE = REFUSAL
 
 # Entries that may have no reply at all.
@@ -89,12 +91,14 @@ _TAKES: dict[int, tuple[int, ...]] = {
     NAMED_PARSE: (PARSE_COMPLETE,),
     NAMED_CLOSE: (CLOSE_COMPLETE,),
     TOLD_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
+    PORTAL_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     NAMED_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     TOLD_BIND: (BIND_COMPLETE,),
     OWN_PARSE: (PARSE_COMPLETE,),
     OWN_DESCRIBE: (ROW_DESCRIPTION, NO_DATA),
     OWN_CLOSE: (CLOSE_COMPLETE,),
 }
+_READS_SHAPE = (OWN_DESCRIBE, TOLD_DESCRIBE, PORTAL_DESCRIBE)
 # What goes to the client in place of any reply to such an entry.
 _REPLACED: dict[int, bytes] = {OWN_PARSE: b"", OWN_DESCRIBE: b"", OWN_CLOSE: b""}
 # The usual replies, each with the only entry that it takes away without more ado.
@@ -111,6 +115,7 @@ _LEAVES: dict[int, tuple[int, ...]] = {
     BIND: (),
     CLOSE: (),
     DESCRIBE: (PARAMETER_DESCRIPTION,),
+    PORTAL_DESCRIBE: (),
     TOLD_DESCRIBE: (PARAMETER_DESCRIPTION,),
     NAMED_DESCRIBE: (PARAMETER_DESCRIPTION,),
     OWN_DESCRIBE: (PARAMETER_DESCRIPTION,),
@@ -277,7 +282,7 @@ class Pipeline:
     def reads_shape(self) -> bool:
         """Whether the next description is one that somebody must read whole."""
         owed = self.owed
-        return bool(owed) and (owed[0] == OWN_DESCRIBE or owed[0] == TOLD_DESCRIBE)
+        return bool(owed) and owed[0] in _READS_SHAPE
 
     def _answered(self, head: int, tag: int, body: bytes) -> bytes | None:
         owed = self.owed
