@@ -303,6 +303,35 @@ async def test_sql_and_protocol_share_their_names(pooler: NewPooler, database: D
         assert messages.rows(received) == [[b"again"]]
 
 
+async def test_a_name_that_sql_deallocates_in_a_transaction_is_free_at_once(
+    pooler: NewPooler, database: Database
+) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await batch(client, messages.parse("select 'before'", "s"), messages.parse("select 'other'", "t"))
+        await run(client, 'begin; DEALLOCATE PREPARE "s" ;')
+        await batch(client, messages.parse("select 'after'", "s"))
+        for name, text in (("s", b"after"), ("t", b"other")):
+            received = await batch(client, messages.bind(statement=name), messages.execute())
+            assert messages.rows(received) == [[text]]
+        await run(client, "rollback")
+        for name, text in (("s", b"after"), ("t", b"other")):
+            received = await batch(client, messages.bind(statement=name), messages.execute())
+            assert messages.rows(received) == [[text]]
+
+
+async def test_a_bound_text_of_another_transaction_that_deallocates(pooler: NewPooler, database: Database) -> None:
+    for name in ("", "d"):
+        async with TwoServers(pooler, database) as servers:
+            client = await servers.connect()
+            await batch(client, messages.parse("select 1", "s"))
+            await batch(client, messages.parse("deallocate s", name))
+            await servers.switch()
+            received = await batch(client, messages.bind(statement=name), messages.execute())
+            assert messages.tags(received) == b"2CZ"
+            assert sqlstate(await batch(client, messages.bind(statement="s"))) == "26000"
+
+
 @pytest.mark.parametrize("sql", ["deallocate all", "discard all", "DEALLOCATE PREPARE ALL"])
 async def test_deallocate_all_drops_the_clients_own_and_nobody_elses(
     pooler: NewPooler, database: Database, sql: str

@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.messages import bind, parse, query
 from pgweir_pooler.session.suspicion import (
     ASKS_BY_TAG,
     CHANNELS,
@@ -14,6 +15,7 @@ from pgweir_pooler.session.suspicion import (
     TEMPORARY,
     asks_of,
     asks_of_statement,
+    deallocated,
     forgets,
     needs_replay,
 )
@@ -90,6 +92,25 @@ def test_what_names_something_of_the_session(text: bytes, needs: bool) -> None:
 )
 def test_what_drops_all_statements(text: bytes, does: bool) -> None:
     assert forgets(text) is does
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        (query("deallocate s"), b"s"),
+        (query(" DEALLOCATE\nPREPARE S ; "), b"s"),
+        (query('deallocate "A ""b"""') + query("select 1"), b'A "b"'),
+        (parse("Deallocate s$1", "a name") + bind(), b"s$1"),
+        (query("deallocate s; deallocate t"), None),
+        (query("select 'deallocate s'"), None),
+        (query("/* deallocate s */"), None),
+        (query("select 1") + query("deallocate s"), None),
+        (query("prepare s as select 1"), None),
+        (b"", None),
+    ],
+)
+def test_the_name_that_a_deallocate_drops(message: bytes, name: bytes | None) -> None:
+    assert deallocated(message) == name
 
 
 def test_tags() -> None:

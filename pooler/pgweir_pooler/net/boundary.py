@@ -196,7 +196,7 @@ class Boundary:
 
 def replay(session: "ClientSession", server: ServerConnection) -> None:
     """Brings to the server what the text in front of which the client was stopped may name, then lets it go on."""
-    text = session.stream.stopped
+    text = session.stream.text_to_replay_for()
     messages: list[bytes] = []
     tags: list[int] = []
     before = set(server.sql_names)

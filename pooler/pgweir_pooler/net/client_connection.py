@@ -230,6 +230,13 @@ class ClientConnection(PausableProtocol):
         """What the client has prepared by Parse, by its own names."""
         return self.stream.statements.names if self.stream.statements is not None else {}
 
+    def forget_statement(self, name: bytes | None, server: "ServerConnection") -> None:
+        """The client has dropped this one by SQL, in a transaction that would not bring it back."""
+        by_sql = name.decode("utf-8", "replace") if name is not None else ""
+        if name is not None and by_sql in server.sql_names and by_sql not in self.sql_statements:
+            server.sql_names.remove(by_sql)
+            self.statement_names().pop(name, None)
+
     def forget_statements(self, server: "ServerConnection") -> None:
         """The client has dropped all prepared statements."""
         on_server = server.stream.pipeline.statements

@@ -17,10 +17,10 @@ from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.backend_stream import READY_SIZE
 from pgweir_pooler.session.frontend_stream import FOR_COPY, FOR_REPLAY, says_goodbye
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES, custom_names
-from pgweir_pooler.session.suspicion import DEALLOCATED, SETTINGS
+from pgweir_pooler.session.suspicion import DEALLOCATED, PREPARED, SETTINGS, deallocated
 from pgweir_pooler.session.waiting_batch import first_batch_size
 from pgweir_pooler.telemetry import HISTOGRAM_BOUNDS
-from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, QUERY, read_header
+from pgweir_pooler.wire.framing import HEADER_SIZE, IDLE, IN_TRANSACTION, QUERY, read_header
 from pgweir_pooler.wire.messages import FLUSH, error_response_for, ready_for_query
 
 if TYPE_CHECKING:
@@ -316,6 +316,8 @@ class ClientSession(ClientConnection):
         if backend.asks & DEALLOCATED:
             backend.asks &= ~DEALLOCATED
             self.forget_statements(server)
+        elif backend.asks & PREPARED and backend.pipeline.status == IN_TRANSACTION:
+            self.forget_statement(deallocated(self.stream.text), server)
         if backend.ready_count:
             self.ready_at = now = monotonic()
             self.held.counters.queries_ended(

@@ -98,6 +98,7 @@ class ClientStatements(ClientNames):
         "is_replayed",
         "piece",
         "reading",
+        "replay_for",
         "resume",
         "server_parses",
         "table",
@@ -109,6 +110,7 @@ class ClientStatements(ClientNames):
         self.reading = reading  # the client's settings that decide what a text means
         self.closing: set[bytes] = set()  # names whose Close is not answered yet
         self.is_replayed = False  # the server has what statements may name: what the client prepared by SQL, and more
+        self.replay_for = b""  # the body of the statement that is bound or described when `edit` says REPLAY
         self.asks = 0  # what was parsed or bound in this loan may leave behind, see `suspicion`
         self.bound: dict[Statement, bytes] = {}  # in this loan, and as what
         # Counted since somebody last took them over.
@@ -304,6 +306,7 @@ class ClientStatements(ClientNames):
         if statement is None:
             return self._refuse(UnknownStatement(name), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            self.replay_for = statement.body
             return REPLAY
         is_described = _is_described(data, after, portal=data[pos + HEADER_SIZE : begin])
         copy = self._find_copy(statement, pipeline)
@@ -430,6 +433,7 @@ class ClientStatements(ClientNames):
         if statement is None:
             return self._refuse(UnknownStatement(name, is_bind=False), after, pipeline)
         if statement.asks & NEEDS_REPLAY and not self.is_replayed:
+            self.replay_for = statement.body
             return REPLAY
         copy = self._find_copy(statement, pipeline)
         if copy is None:

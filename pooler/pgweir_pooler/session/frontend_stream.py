@@ -321,6 +321,10 @@ class FrontendStream:
         self.stopped = data[pos:]
         self.has_news = True
 
+    def text_to_replay_for(self) -> bytes:
+        """What may name something that must be on the server before it runs."""
+        return self.stopped if self.statements is None else self.stopped + self.statements.replay_for
+
     def take_stopped(self) -> bytes:
         """The reason is gone: what is to be fed again."""
         stopped, self.stopped = self.stopped, b""

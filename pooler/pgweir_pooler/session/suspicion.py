@@ -78,6 +78,11 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
 # Words of statements that need what the client prepared or listens to on the server before they run.
 _NEEDS_REPLAY = re.compile(rb"\b(?:execute|deallocate|prepare|unlisten|discard)\b")
 _FORGETS = re.compile(rb"\b(?:deallocate|discard)\b[^;]*\ball\b")
+# A Query or Parse message that is this and nothing else.
+_DEALLOCATE = re.compile(
+    rb"""(?:Q.{4}|P.{4}[^\0]*\0)\s*deallocate\s+(?:prepare\s+)?("(?:[^"\0]|"")+"|[\w$\x80-\xff]+)[\s;]*\0""",
+    re.IGNORECASE | re.DOTALL,
+)
 _CACHED_TEXT = 2048
 
 
@@ -116,6 +121,15 @@ _remembered = lru_cache(maxsize=4096)(_asks_of_statement)
 def needs_replay(text: bytes) -> bool:
     """Whether the text may name something that the client prepared by SQL, or a channel that it listens to."""
     return _NEEDS_REPLAY.search(text.lower()) is not None
+
+
+def deallocated(messages: bytes) -> bytes | None:
+    """The name that a DEALLOCATE drops, when the first of these messages is one."""
+    found = _DEALLOCATE.match(messages)
+    if found is None:
+        return None
+    name: bytes = found[1]
+    return name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name.lower()
 
 
 def forgets(text: bytes) -> bool:
