@@ -320,6 +320,20 @@ async def test_a_name_that_sql_deallocates_in_a_transaction_is_free_at_once(
             assert messages.rows(received) == [[text]]
 
 
+@pytest.mark.parametrize("sql", ["deallocate all", "discard all"])
+async def test_a_failed_drop_of_all_statements_drops_none(pooler: NewPooler, database: Database, sql: str) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await batch(client, messages.parse("select 'mine'", "s"))
+        await run(client, "begin")
+        await client.query("select 1/0")
+        assert sqlstate(await client.query(sql)) == "25P02"
+        assert sqlstate(await batch(client, messages.parse("rollback", "s"))) == "42P05"
+        await run(client, "rollback")
+        received = await batch(client, messages.bind(statement="s"), messages.execute())
+        assert messages.rows(received) == [[b"mine"]]
+
+
 async def test_a_bound_text_of_another_transaction_that_deallocates(pooler: NewPooler, database: Database) -> None:
     for name in ("", "d"):
         async with TwoServers(pooler, database) as servers:

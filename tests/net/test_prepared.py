@@ -420,3 +420,32 @@ async def test_a_change_that_keeps_the_shape_costs_nothing(pooler: NewPooler, da
                 await reader.fetch()
                 await servers.switch()
         assert reader.errors == []
+
+
+# --- in the middle of a COPY
+
+
+@pytest.mark.parametrize("behind", [b"", messages.copy_data(b"1\n")])
+async def test_a_bind_that_postgresql_reads_while_it_copies_ends_the_session(
+    pooler: NewPooler, database: Database, behind: bytes
+) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await run(client, "create table copied (a int)")
+        await batch(client, messages.parse("select 1", "s"))
+        client.send(messages.query("copy copied from stdin") + behind + bound("s") + messages.SYNC)
+        received = [await client.receive() for _ in range(3)]
+        assert tags(received) == b"GEE"
+        assert [error_fields(body)["C"] for tag, body in received if tag == b"E"] == ["08P01", "08P01"]
+        assert await client.wait_closed() == b""
+
+
+async def test_a_bind_behind_the_end_of_a_copy_waits_for_it(pooler: NewPooler, database: Database) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await run(client, "create table copied (a int)")
+        await batch(client, messages.parse("select 1", "s"))
+        copied = messages.query("copy copied from stdin") + messages.copy_data(b"1\n") + messages.COPY_DONE
+        client.send(copied + bound("s") + messages.SYNC)
+        received = [*await client.receive_until(b"Z"), *await client.receive_until(b"Z")]
+        assert tags(received) == b"GCZ2DCZ"

@@ -318,6 +318,8 @@ class ClientSession(ClientConnection):
             self.forget_statements(server)
         elif backend.asks & PREPARED and backend.pipeline.status == IN_TRANSACTION:
             self.forget_statement(deallocated(self.stream.text), server)
+        if self.stream.statements is not None and not backend.pipeline.owed:
+            self.stream.statements.doomed = None  # what was to drop all has failed
         if backend.ready_count:
             self.ready_at = now = monotonic()
             self.held.counters.queries_ended(
@@ -350,7 +352,7 @@ class ClientSession(ClientConnection):
             replay(self, server)
         elif pipeline.is_skipping and not pipeline.owed:
             self.resume()  # skipped, up to the Sync: there is room behind it
-        elif not pipeline.owed or pipeline.is_copying_in:
+        elif not pipeline.owed or pipeline.reads_copy:
             stream.is_replayed = True  # in the middle of a pipeline: nothing of ours may come between
             self.resume()
 

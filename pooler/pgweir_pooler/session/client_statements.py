@@ -135,6 +135,9 @@ class ClientStatements(ClientNames):
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
+        if pipeline.reads_copy:
+            pipeline.owed.append(tag)
+            return AS_IS
         if tag == BIND:
             return self._bind(data, pos, after, pipeline)
         if tag == PARSE:
@@ -162,7 +165,7 @@ class ClientStatements(ClientNames):
     def can_go_on(self, pipeline: Pipeline) -> bool:
         """Whether what `stop` waits for has come, or will not come."""
         if self._awaits_all:
-            if pipeline.owed and not (pipeline.is_skipping or pipeline.is_copying_in):
+            if pipeline.owed and not (pipeline.is_skipping or pipeline.reads_copy):
                 return False
             self._awaits_all = False
         if self._awaited is None:

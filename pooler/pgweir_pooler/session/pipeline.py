@@ -187,6 +187,11 @@ class Pipeline:
         owed = self.owed
         return SYNC in owed or QUERY in owed or FUNCTION_CALL in owed
 
+    @property
+    def reads_copy(self) -> bool:
+        """The server reads a COPY whose end was not sent yet: it does not survive another message."""
+        return self.is_copying_in and COPY_DONE not in self.owed and COPY_FAIL not in self.owed
+
     def awaits_client(self, *, is_mid_message: bool) -> bool:
         """Whether the server can do nothing more before the client sends more, as far as can be known.
 
