@@ -320,6 +320,26 @@ async def test_a_name_that_sql_deallocates_in_a_transaction_is_free_at_once(
             assert messages.rows(received) == [[text]]
 
 
+async def test_sql_names_one_after_the_other_in_a_transaction(pooler: NewPooler, database: Database) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        for name in ("s", "t", "u"):
+            await batch(client, messages.parse(f"select '{name}'", name))
+        await run(client, "begin")
+        for name in ("s", "t"):
+            assert await one(client, f"execute {name}") == name
+        await batch(client, messages.close_statement("s"), messages.close_statement("t"))
+        await batch(client, messages.parse("select 'again'", "t"))
+        assert await one(client, "execute t") == "again"
+        await run(client, "deallocate u")
+        await run(client, "savepoint a")
+        for name in ("s", "u"):
+            assert sqlstate(await client.query(f"execute {name}")) == "26000"
+            await run(client, "rollback to a")
+        await run(client, "commit")
+        assert await one(client, "execute t") == "again"
+
+
 @pytest.mark.parametrize("sql", ["deallocate all", "discard all"])
 async def test_a_failed_drop_of_all_statements_drops_none(pooler: NewPooler, database: Database, sql: str) -> None:
     async with TwoServers(pooler, database) as servers:

@@ -121,7 +121,7 @@ class Client:
                 assert self.stream.statements.can_go_on(pipeline)
                 pieces.insert(0, self.stream.take_stopped())
             elif self.stream.stop:  # this server has what SQL may name
-                self.stream.is_replayed = True
+                self.stream.replayed()
                 pieces.insert(0, self.stream.take_stopped())
         assert not self.stream.error
         if not is_lent:

@@ -195,22 +195,22 @@ def test_a_name_is_good_unless_its_parse_fails() -> None:
 def test_a_close_that_was_skipped_gives_the_name_back() -> None:
     old, new = client_statement(), client_statement()
     names, closing = {b"s": old}, set[bytes]()
-    removal = Removal(names, closing, b"s")
+    removal = Removal(names, closing, b"s", ServerStatements())
     assert (names, closing) == ({}, {b"s"})
     removal.dropped()
     assert (names, closing) == ({b"s": old}, set())
-    removal = Removal(names, closing, b"s")
+    removal = Removal(names, closing, b"s", ServerStatements())
     registration = registered(names, b"s", new)
     removal.dropped()
     assert names == {b"s": new}
     registration.dropped()
     assert names == {b"s": old}
-    removal, registration = Removal(names, closing, b"s"), registered(names, b"s", new)
+    removal, registration = Removal(names, closing, b"s", ServerStatements()), registered(names, b"s", new)
     removal.answered()
     registration.answered()
     assert names == {b"s": new}
     assert new.before is None
-    Removal(names, closing, b"unknown").dropped()
+    Removal(names, closing, b"unknown", ServerStatements()).dropped()
     assert names == {b"s": new}
 
 

@@ -12,7 +12,7 @@ from pgweir_pooler.errors import PoolerError, ServerLost
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.session.session_state import Answer, is_single, question, quoted
 from pgweir_pooler.session.settings import changed_parameters, literal, reading_settings
-from pgweir_pooler.session.statements import SERVER_NAME_PREFIX
+from pgweir_pooler.session.statements import SERVER_NAME_PREFIX, name_in_sql
 from pgweir_pooler.session.suspicion import (
     CHANNELS,
     DISCARDED,
@@ -135,10 +135,11 @@ class Boundary:
         by_sql = answer.sql_statements
         own = {name for name in answer.statements if not name.startswith(_OWN_PREFIX)}
         # Names of the client's that were put there for SQL's use and are gone: SQL has deallocated them.
-        gone = server.sql_names - own - by_sql.keys()
+        on_server = server.stream.pipeline.statements
+        gone = on_server.sql_names - own - by_sql.keys()
         for name in gone:
             session.statement_names().pop(name.encode(), None)
-        server.sql_names = own | by_sql.keys()
+        on_server.sql_names = own | by_sql.keys()
         # What was not brought to this server is still the client's.
         kept = {name: text for name, text in session.sql_statements.items() if name not in gone}
         session.sql_statements = known = {**kept, **by_sql}
@@ -199,22 +200,23 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
     text = session.stream.text_to_replay_for()
     messages: list[bytes] = []
     tags: list[int] = []
-    before = set(server.sql_names)
+    on_server = server.stream.pipeline.statements
+    before = set(on_server.sql_names)
     for raw, known in session.statement_names().items():
-        name = raw.decode("utf-8", "replace")
-        if raw in text and name not in server.sql_names and known.body is not None:
+        name = name_in_sql(raw)
+        if raw in text and name not in on_server.sql_names and known.body is not None:
             messages.append(message(b"P", raw + b"\0" + known.body) + message(b"S"))
             tags += (PARSE, SYNC)
-            server.sql_names.add(name)
+            on_server.sql_names.add(name)
     for sql in _texts_to_replay(session, server):
         messages.append(query(sql.encode()))
         tags.append(QUERY)
-    session.stream.is_replayed = True
+    session.stream.replayed()
     if not messages:
         session.resume()
         return
 
-    is_reading_changed = server.stream.pipeline.statements.is_reading_changed
+    is_reading_changed = on_server.is_reading_changed
     asks = server.stream.asks  # of what the client ran before, in this loan
 
     def replayed(server: ServerConnection, error: dict[str, str]) -> None:
@@ -228,9 +230,9 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
             if error:
                 # What failed is not there, and the client's statement will say so; but nobody has deallocated it. Which
                 # one it was is not known: what is there now, PostgreSQL will say.
-                server.sql_names = before
+                on_server.sql_names = before
                 server.stream.asks |= PREPARED
-            server.stream.pipeline.statements.is_reading_changed = is_reading_changed
+            on_server.is_reading_changed = is_reading_changed
             session.keep(server)
             session.resume()
 
@@ -241,10 +243,11 @@ def replay(session: "ClientSession", server: ServerConnection) -> None:
 def _texts_to_replay(session: "ClientSession", server: ServerConnection) -> list[str]:
     """Statements that prepare what the client has prepared by SQL, and listen to its channels."""
     texts = []
+    sql_names = server.stream.pipeline.statements.sql_names
     for name, statement in session.sql_statements.items():
-        if name not in server.sql_names:
+        if name not in sql_names:
             texts.append(statement)
-            server.sql_names.add(name)
+            sql_names.add(name)
     if session.channels and not server.has_channels:
         names = [quoted(name.decode()) for name in sorted(session.channels)]
         texts.append("; ".join(f"LISTEN {name}" for name in names))

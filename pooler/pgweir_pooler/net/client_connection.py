@@ -17,6 +17,7 @@ from pgweir_pooler.session.mailbox import LIMIT_BYTES, Mailbox
 from pgweir_pooler.session.notification_text import in_encoding
 from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES
 from pgweir_pooler.session.settings import reading_settings
+from pgweir_pooler.session.statements import name_in_sql
 from pgweir_pooler.session.suspicion import LOADED, PIN_REASONS
 from pgweir_pooler.wire.framing import IDLE
 from pgweir_pooler.wire.messages import error_response_for, notice_response
@@ -232,9 +233,9 @@ class ClientConnection(PausableProtocol):
 
     def forget_statement(self, name: bytes | None, server: "ServerConnection") -> None:
         """The client has dropped this one by SQL, in a transaction that would not bring it back."""
-        by_sql = name.decode("utf-8", "replace") if name is not None else ""
-        if name is not None and by_sql in server.sql_names and by_sql not in self.sql_statements:
-            server.sql_names.remove(by_sql)
+        names = server.stream.pipeline.statements.sql_names
+        if name is not None and name_in_sql(name) in names and name_in_sql(name) not in self.sql_statements:
+            names.remove(name_in_sql(name))
             self.statement_names().pop(name, None)
 
     def forget_statements(self, server: "ServerConnection") -> None:
@@ -244,7 +245,7 @@ class ClientConnection(PausableProtocol):
             self.stream.statements.forget(on_server)
         else:
             on_server.forget()
-        server.sql_names.clear()
+        on_server.sql_names.clear()
         self.sql_statements = {}
 
     # --- notifications

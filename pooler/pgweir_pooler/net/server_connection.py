@@ -78,7 +78,6 @@ class ServerConnection(PausableProtocol):
         "secret_key",
         "settings",
         "slot",
-        "sql_names",
         "stream",
     )
 
@@ -106,8 +105,6 @@ class ServerConnection(PausableProtocol):
         # Settings that the session has.
         self.settings: Settings = NO_SETTINGS
         self.has_hidden_settings = False  # maybe, by names that we do not know: until the next reset
-        # Names that the session has beside those of `pipeline.statements`: prepared by SQL, or for SQL's use.
-        self.sql_names: set[str] = set()
         self.has_channels = False  # it listens to what its client listens to, so that UNLISTEN finds something
         self.cancels_under_way = 0  # the server is not lent again before they have ended
         self.holds_client_back = False  # its client is not read before they have ended
@@ -232,8 +229,8 @@ class ServerConnection(PausableProtocol):
             self.run_errand(ROLLBACK + RESET_SESSION, (QUERY, QUERY), _given_back)
         elif stream.is_tainted or stream.is_session_owned or stream.asks:
             self.run_errand(RESET_SESSION, (QUERY,), _given_back)
-        elif self.sql_names:
-            self.run_errand(deallocate(self.sql_names), (QUERY,), _given_back_without_names)
+        elif stream.pipeline.statements.sql_names:
+            self.run_errand(deallocate(stream.pipeline.statements.sql_names), (QUERY,), _given_back_without_names)
         else:
             self.pool.give_back(self)
 
@@ -378,7 +375,7 @@ def _given_back(server: ServerConnection, error: dict[str, str]) -> None:
     stream.asks = 0
     stream.pipeline.statements.forget()
     stream.pipeline.statements.is_reading_changed = False
-    server.sql_names.clear()
+    server.stream.pipeline.statements.sql_names.clear()
     server.has_channels = False
     server.settings = NO_SETTINGS  # DISCARD ALL went back to the values of the server's own login
     server.pool.give_back(server)
@@ -394,7 +391,7 @@ def _given_back_without_names(server: ServerConnection, error: dict[str, str]) -
     if server.stream.asks & DEALLOCATED:
         server.stream.pipeline.statements.forget()
     server.stream.asks = 0
-    server.sql_names.clear()
+    server.stream.pipeline.statements.sql_names.clear()
     server.pool.give_back(server)
 
 

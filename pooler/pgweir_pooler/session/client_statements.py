@@ -41,7 +41,7 @@ from pgweir_pooler.session.statement_notes import (
     Told,
     UnnamedParse,
 )
-from pgweir_pooler.session.statements import Copy, ServerStatements, Statement, StatementTable
+from pgweir_pooler.session.statements import Copy, ServerStatements, Statement, StatementTable, name_in_sql
 from pgweir_pooler.session.steps import Settings
 from pgweir_pooler.session.suspicion import NEEDS_REPLAY, UNTAGGED, asks_of_statement
 from pgweir_pooler.wire.framing import (
@@ -458,8 +458,10 @@ class ClientStatements(ClientNames):
             return AS_IS
         if self._is_unsettled(name, pipeline):
             return self._await_all(pos)
-        pipeline.expect(NAMED_CLOSE, Removal(self.names, self.closing, name))
-        self.piece = _CLOSE_NOTHING  # the name is not the server's
+        server = pipeline.statements
+        pipeline.expect(NAMED_CLOSE, Removal(self.names, self.closing, name, server))
+        # The name is not the server's, unless SQL needed it there.
+        self.piece = message(b"C", b"S" + name + b"\0") if name_in_sql(name) in server.sql_names else _CLOSE_NOTHING
         self.resume = after
         return EDITED
 

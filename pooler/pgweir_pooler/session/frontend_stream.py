@@ -49,6 +49,7 @@ class FrontendStream:
 
     __slots__ = (
         "_is_dropping",
+        "_is_replay_new",
         "_is_text_cut",
         "_reading",
         "_table",
@@ -86,7 +87,9 @@ class FrontendStream:
         self.statements: ClientStatements | None = None  # made for the first Parse, Bind, Describe or Close
         # The client has prepared statements by SQL, or listens: texts must be searched for their use.
         self.needs_replay = False
-        self.is_replayed = False  # the server that is held has them
+        # The server that is held has what may be named by what has come since nothing was owed.
+        self.is_replayed = False
+        self._is_replay_new = False
         # Neither held nor remaining bytes, no unnamed statement, nothing asked, nothing to replay: a whole Query may
         # simply go. Kept by `skim`, `receive`, `loan_ended` and `replay_wanted`.
         self.is_at_start = True
@@ -155,10 +158,14 @@ class FrontendStream:
     def loan_ended(self) -> None:
         """The server goes back."""
         self.asks = 0
-        self.is_replayed = False
+        self.is_replayed = self._is_replay_new = False
         if self.statements is not None:
             self.statements.loan_ended()
         self._note()
+
+    def replayed(self) -> None:
+        """The server has got what the text that was stopped may name."""
+        self.is_replayed = self._is_replay_new = True
 
     def replay_wanted(self, *, is_wanted: bool) -> None:
         """Whether the client has anything from now on that a server must get before some statements run."""
@@ -303,6 +310,9 @@ class FrontendStream:
         is_cut = len(whole) > _TEXT_LIMIT
         self._is_text_cut = is_cut or (self._is_text_cut and not is_first)
         self.text = whole[-_TEXT_LIMIT:] if is_cut else whole
+        if is_first and not self._is_replay_new:
+            self.is_replayed = False  # the next text may name something else
+        self._is_replay_new = False
         statements = self.statements
         if statements is not None:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)

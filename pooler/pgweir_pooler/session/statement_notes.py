@@ -4,7 +4,7 @@ A note belongs to an entry of `Pipeline.owed`: it is told when the server has do
 failed at it or skipped it.
 """
 
-from pgweir_pooler.session.statements import Copy, ServerStatements, Statement, shape_of
+from pgweir_pooler.session.statements import Copy, ServerStatements, Statement, name_in_sql, shape_of
 from pgweir_pooler.session.suspicion import forgets
 
 _PARAMETER_DESCRIPTION = 0x74
@@ -62,10 +62,13 @@ class ClientStatement(Note):
 class Removal(Note):
     """A client's Close of a name, which may be given to another statement before the answer comes."""
 
-    __slots__ = ("_client", "_closing", "_name", "_names")
+    __slots__ = ("_client", "_closing", "_name", "_names", "_server")
 
-    def __init__(self, names: dict[bytes, ClientStatement], closing: set[bytes], name: bytes) -> None:
+    def __init__(
+        self, names: dict[bytes, ClientStatement], closing: set[bytes], name: bytes, server: ServerStatements
+    ) -> None:
         self._names = names
+        self._server = server
         self._name = name
         self._closing = closing
         self._client = names.pop(name, None)
@@ -73,6 +76,7 @@ class Removal(Note):
 
     def answered(self) -> None:
         self._closing.discard(self._name)
+        self._server.sql_names.discard(name_in_sql(self._name))
 
     def dropped(self) -> None:
         self._closing.discard(self._name)

@@ -86,7 +86,7 @@ class Copy:
 class ServerStatements:
     """What one server has prepared for clients of its pool."""
 
-    __slots__ = ("copies", "is_reading_changed", "limit", "unclean", "unnamed")
+    __slots__ = ("copies", "is_reading_changed", "limit", "sql_names", "unclean", "unnamed")
 
     def __init__(self) -> None:
         self.limit = DEFAULT_MAX_PREPARED
@@ -95,6 +95,8 @@ class ServerStatements:
         # prepared meanwhile is in `unclean`, and nobody else's.
         self.is_reading_changed = False
         self.unclean: list[Statement] = []
+        # Statements that are there for SQL's EXECUTE and DEALLOCATE, under their clients' names.
+        self.sql_names: set[str] = set()
         # Whose unnamed statement the server has; None when nobody's that is known. Forgotten at the end of a loan.
         self.unnamed: ClientStatement | None = None
 
@@ -122,6 +124,11 @@ class ServerStatements:
         self.copies.clear()
         self.unclean.clear()
         self.unnamed = None
+
+
+def name_in_sql(name: bytes) -> str:
+    """A statement's name in a message, as `sql_names` has it."""
+    return name.decode("utf-8", "replace")
 
 
 def with_client_names(text: bytes, bound: dict[Statement, bytes]) -> bytes:
