@@ -89,6 +89,39 @@ async def test_a_custom_setting_by_names_that_come_as_parameters(pooler: NewPool
             assert await one(client, APP_X) == ""
 
 
+@by_both_protocols
+@pytest.mark.parametrize("size", [10_000, 2_000_000])
+async def test_a_long_value_is_kept(pooler: NewPooler, database: Database, size: int, extended: bool) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client, other = await servers.connect(), await servers.connect()
+        await answer(client, f"set app.x = '{'x' * size}'", extended=extended)
+        for _ in range(3):
+            assert await one(client, "select length(current_setting('app.x'))") == str(size)
+            assert await one(other, APP_X) == ""
+            await servers.switch()
+
+
+async def test_a_role_of_the_startup_message_can_be_put_down(pooler: NewPooler, database: Database) -> None:
+    me, low = database.user, f"{database.user}_low"
+    database.sql(f"create role {low}; grant {low} to {me}")
+    async with TwoServers(pooler, database) as servers:
+        for script, value in (
+            ("set role none", me),
+            ("set role none; set work_mem = '5MB'", me),
+            ("select set_config('role', 'none', false)", me),
+            ("set role none; reset role", low),
+            ("set role none; discard all", low),
+            ("begin; set role none; rollback", low),
+            ("set work_mem = '5MB'", low),
+        ):
+            client = await servers.connect(role=low)
+            await run(client, script)
+            for _ in range(3):
+                assert await one(client, "select current_user") == value, script
+                await servers.switch()
+            client.close()
+
+
 async def test_roles(pooler: NewPooler, database: Database) -> None:
     me, low = database.user, f"{database.user}_low"
     database.sql(f"create role {low}; grant {low} to {me}; alter role {me} superuser")
