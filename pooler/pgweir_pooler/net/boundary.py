@@ -103,6 +103,8 @@ class Boundary:
         session, server, asks = self._session, self._server, self._asks
         if asks & SETTINGS:
             settings = answer.settings
+            # A column is written as such a setting is: what PostgreSQL does not know need not be asked for again.
+            session.custom_names = session.custom_names.intersection(settings)
             text = session.stream.statement_texts().lower()
             was_reset = asks & RESET or any(word in text for word in (b"reset", b"discard", b"default"))
             # SET ROLE NONE is not RESET ROLE, which goes back to the role of the startup message.
