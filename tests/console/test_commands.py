@@ -47,6 +47,8 @@ def test_commands(text: str, command: Command | None) -> None:
         ("KILL_CLIENT abc", "42601"),
         ("SHUTDOWN NOW", "42601"),
         ("DROP TABLE x", "42601"),
+        ("SHOW a" + " " * 60_000 + "b", "42601"),  # within the time of other tests
+        ('PAUSE "' + '"' * 60_000, "42601"),
         ("SHOW FDS", "0A000"),
         ("SHOW DNS_HOSTS", "0A000"),
         ("SUSPEND", "0A000"),

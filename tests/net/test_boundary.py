@@ -10,6 +10,7 @@ from harness.raw_client import RawClient, ServerRefusedError
 from harness.waiting import until
 from net.poolers import NewPooler
 from net.two_servers import TwoServers, answer, batch, one, run, sqlstate
+from pgweir_pooler.session.session_state import MAX_CUSTOM_NAMES
 
 by_both_protocols = pytest.mark.parametrize("extended", [False, True], ids=["simple", "extended"])
 
@@ -87,6 +88,59 @@ async def test_a_custom_setting_by_names_that_come_as_parameters(pooler: NewPool
                 await servers.switch()
             await run(client, "reset app.x")
             assert await one(client, APP_X) == ""
+
+
+@by_both_protocols
+@pytest.mark.parametrize("size", [10_000, 2_000_000])
+async def test_a_long_value_is_kept(pooler: NewPooler, database: Database, size: int, extended: bool) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client, other = await servers.connect(), await servers.connect()
+        await answer(client, f"set app.x = '{'x' * size}'", extended=extended)
+        for _ in range(3):
+            assert await one(client, "select length(current_setting('app.x'))") == str(size)
+            assert await one(other, APP_X) == ""
+            await servers.switch()
+
+
+@by_both_protocols
+async def test_columns_do_not_crowd_out_settings(pooler: NewPooler, database: Database, extended: bool) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await run(client, "set app.x = 'a'")
+        for n in range(MAX_CUSTOM_NAMES // 20 + 2):
+            columns = ", ".join(f"t{n}.c{i}" for i in range(20))
+            names = ", ".join(f"c{i}" for i in range(20))
+            values = ", ".join("1" for _ in range(20))
+            await run(client, "begin; set local work_mem = '5MB'")
+            await answer(client, f"select {columns} from (values ({values})) t{n} ({names})", extended=extended)
+            await run(client, "commit")
+        await run(client, "set app.y = 'b'", extended=extended)
+        await servers.switch()
+        await run(client, "set app.z = 'c'", extended=extended)
+        await servers.switch()
+        for name, value in ("xa", "yb", "zc"):
+            assert await one(client, f"show app.{name}") == value
+
+
+async def test_a_role_of_the_startup_message_can_be_put_down(pooler: NewPooler, database: Database) -> None:
+    me, low = database.user, f"{database.user}_low"
+    database.sql(f"create role {low}; grant {low} to {me}")
+    async with TwoServers(pooler, database) as servers:
+        for script, value in (
+            ("set role none", me),
+            ("set role none; set work_mem = '5MB'", me),
+            ("select set_config('role', 'none', false)", me),
+            ("set role none; reset role", low),
+            ("set role none; discard all", low),
+            ("begin; set role none; rollback", low),
+            ("set work_mem = '5MB'", low),
+        ):
+            client = await servers.connect(role=low)
+            await run(client, script)
+            for _ in range(3):
+                assert await one(client, "select current_user") == value, script
+                await servers.switch()
+            client.close()
 
 
 async def test_roles(pooler: NewPooler, database: Database) -> None:

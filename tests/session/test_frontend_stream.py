@@ -171,7 +171,7 @@ def test_texts_and_parameters_of_what_is_not_answered_are_kept() -> None:
     stream, pipeline = shared(), Pipeline()
     for _ in range(50):
         stream.receive(messages.query("x" * 5_000) * 2, pipeline)
-    assert len(stream.statement_texts()) <= 8_192
+    assert len(stream.statement_texts()) <= 8_193
 
 
 def test_a_whole_query_may_simply_go_only_while_nothing_is_to_be_remembered() -> None:
@@ -317,6 +317,21 @@ def test_a_text_too_long_to_be_held_flows_and_is_suspected_of_anything() -> None
     stream.replay_wanted(is_wanted=True)
     stream.receive(data[:100], pipeline)
     assert stream.stop == FOR_REPLAY
+
+
+@pytest.mark.parametrize("size", [9_000, 2_000_000])
+def test_of_a_long_text_both_ends_are_kept(size: int) -> None:
+    for data in (messages.query(f"set app.x = '{'x' * size}'"), messages.parse(f"set app.x = '{'x' * size}'", "s")):
+        for step in (4_000, 65_536, len(data)):
+            stream, pipeline = shared(), Pipeline()
+            for at in range(0, len(data), step):
+                stream.receive(data[at : at + step], pipeline)
+            assert stream.is_text_cut
+            assert b"set app.x = 'x" in stream.statement_texts()
+        pipeline.owed.clear()
+        pipeline.is_unsynced = False
+        stream.receive(messages.query("select 1"), pipeline)
+        assert not stream.is_text_cut
 
 
 def test_a_large_body_flows_without_being_kept() -> None:

@@ -1,6 +1,7 @@
 """The question to PostgreSQL, and how its answer is read: whatever the session is set to."""
 
 import contextlib
+import time
 
 import pytest
 
@@ -145,12 +146,28 @@ async def test_deallocate(database: Database) -> None:
         ("set ä.ö = 1".encode(), {"ä.ö"}),
         (b"select 1.5 from t", set()),
         (b"\0\0app.x\0\0\0\1y", {"app.x"}),
+        (b"select set_config($$app.x$$, $q$1$q$, false)", {"app.x", "app.x$$"}),
+        (b"select set_config($q$app.x$q$, '1', false)", {"app.x", "q$app.x$q$"}),
         (b"set " + b"a" * 70 + b".x = 1", set()),  # PostgreSQL takes no such name
         (b"set work_mem = '5MB'", set()),
     ],
 )
 def test_custom_names(text: bytes, names: set[str]) -> None:
     assert custom_names(text) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a" * 500_000, b"a " * 250_000, b"a." * 250_000, b'"' + b"a." * 250_000, b'"a' * 250_000, b"a" + b" " * 500_000],
+    ids=lambda text: text[:4],
+)
+def test_names_are_found_in_a_time_that_grows_as_the_text(text: bytes) -> None:
+    start = time.process_time()
+    custom_names(text)
+    assert time.process_time() - start < 5  # hours, were every word tried from each of its letters
+
+
+def test_custom_names_that_are_asked_for_are_few() -> None:
     assert MAX_CUSTOM_NAMES >= 100
 
 

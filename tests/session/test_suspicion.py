@@ -88,7 +88,10 @@ def test_what_names_something_of_the_session(text: bytes, needs: bool) -> None:
         (b"deallocate p; select all 1", False),
         (b"discard temp", False),
         (b"select all 1", False),
+        (b"select all 1; deallocate p; discard all", True),
+        (b"discard " * 100_000, False),  # in no time that grows with its square
     ],
+    ids=lambda value: value[:30] if isinstance(value, bytes) else None,
 )
 def test_what_drops_all_statements(text: bytes, does: bool) -> None:
     assert forgets(text) is does

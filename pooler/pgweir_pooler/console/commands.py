@@ -70,7 +70,8 @@ _NOT_SHOWN: Final = {
 }
 _TRANSACTION_WORDS: Final = frozenset({"begin", "start", "commit", "rollback", "end", "abort", "savepoint"})
 
-_COMMAND: Final = re.compile(r'\s*(\w+)(?:\s+("(?:[^"]|"")*"|[^\s;"\']+))?\s*;?\s*')
+# Possessive: what does not match does so in a time that grows as the text.
+_COMMAND: Final = re.compile(r'\s*+(\w++)(?:\s++("(?:[^"]|"")*+"|[^\s;"\']++))?+\s*+(?:;\s*+)?+')
 _SET: Final = re.compile(
     r'\s*set\s+(?:session\s+|local\s+)?"?([\w.]+)"?\s*(?:=|\bto\b)\s*.*', re.IGNORECASE | re.DOTALL
 )

@@ -103,13 +103,16 @@ class Boundary:
         session, server, asks = self._session, self._server, self._asks
         if asks & SETTINGS:
             settings = answer.settings
-            if answer.role != "none":
+            # A column is written as such a setting is: what PostgreSQL does not know need not be asked for again.
+            session.custom_names = session.custom_names.intersection(settings)
+            text = session.stream.statement_texts().lower()
+            was_reset = asks & RESET or any(word in text for word in (b"reset", b"discard", b"default"))
+            # SET ROLE NONE is not RESET ROLE, which goes back to the role of the startup message.
+            if answer.role != "none" or (not was_reset and any(name == "role" for name, _ in session.startup_settings)):
                 settings["role"] = answer.role
             if answer.session_user != session.held.endpoint.user:
                 settings["session_authorization"] = answer.session_user
             server.settings = session.clients.interned(tuple(sorted(settings.items())))
-            text = session.stream.statement_texts().lower()
-            was_reset = asks & RESET or any(word in text for word in (b"reset", b"discard", b"default"))
             for name, value in session.startup_settings:
                 # A custom setting that was reset is there, and empty, as one that was set to nothing.
                 if name not in settings or (was_reset and "." in name and not settings[name]):

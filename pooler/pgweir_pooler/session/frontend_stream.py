@@ -50,7 +50,6 @@ class FrontendStream:
     __slots__ = (
         "_is_dropping",
         "_is_replay_new",
-        "_is_text_cut",
         "_reading",
         "_table",
         "asks",
@@ -78,7 +77,6 @@ class FrontendStream:
         self.stop = 0
         self.stopped = b""
         self.text = b""  # the statements that were sent since nothing was owed: where names of settings are looked for
-        self._is_text_cut = False
         # Public because two attributes are read per query, where a property would cost 60 ns.
         self.held = b""  # the beginning of a message that has not arrived as far as it is needed
         self.remaining = 0  # bytes still to come of a message that was forwarded in part
@@ -148,7 +146,7 @@ class FrontendStream:
                 if asks:
                     self.asks |= asks
                     self.is_at_start = False
-            self.text = data if end < _TEXT_LIMIT else b""
+            self.text = data if end <= _TEXT_LIMIT else _ends(data)
             pipeline.owed.append(QUERY)
             return data
         out = self._receive(data, pipeline)
@@ -175,7 +173,7 @@ class FrontendStream:
     @property
     def is_text_cut(self) -> bool:
         """Whether `statement_texts` lacks something of what was sent since nothing was owed."""
-        return self._is_text_cut or not self.text
+        return not self.text or any(len(part) > _TEXT_LIMIT for part in (self.text, *self._bodies()))
 
     def reads_by(self, reading: Settings) -> None:
         """The client's settings that decide what a text means have become these."""
@@ -189,8 +187,11 @@ class FrontendStream:
 
     def statement_texts(self) -> bytes:
         """The texts and parameters of this loan, as far as they are kept."""
-        bound = self.statements.bound if self.statements is not None else []
-        return b"\0".join((self.text, *(statement.body for statement in bound)))
+        return b"\0".join((self.text, *(_ends(body) for body in self._bodies())))
+
+    def _bodies(self) -> list[bytes]:
+        """The texts of the prepared statements of this loan."""
+        return [statement.body for statement in self.statements.bound] if self.statements is not None else []
 
     def _note(self) -> None:
         statements = self.statements
@@ -214,6 +215,7 @@ class FrontendStream:
         begin = min(pos, end) if self._is_dropping else 0
         if pos > end:
             self.remaining = pos - end
+            self.text = self.text.ljust(_TEXT_LIMIT + 1, b"\0")  # cut: this part is not kept
             return data[begin:]
         self.remaining = 0
         self._is_dropping = False
@@ -307,9 +309,7 @@ class FrontendStream:
     def _note_text(self, data: bytes, *, is_first: bool) -> None:
         """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
         whole = data if is_first else self.text + data
-        is_cut = len(whole) > _TEXT_LIMIT
-        self._is_text_cut = is_cut or (self._is_text_cut and not is_first)
-        self.text = whole[-_TEXT_LIMIT:] if is_cut else whole
+        self.text = _ends(whole)
         if is_first and not self._is_replay_new:
             self.is_replayed = False  # the next text may name something else
         self._is_replay_new = False
@@ -360,6 +360,13 @@ class FrontendStream:
         if tag == BIND and len(self.held) > HEADER_SIZE + _NAME_LIMIT:
             self.error = ProtocolViolation("a portal's name is too long")
             self.has_news = True
+
+
+def _ends(text: bytes) -> bytes:
+    """The text, or its two ends, which tell by their length that there was more: SET begins with a name."""
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    return text[: _TEXT_LIMIT // 2] + b"\0" + text[-_TEXT_LIMIT // 2 :]
 
 
 def says_goodbye(data: bytes) -> bool:

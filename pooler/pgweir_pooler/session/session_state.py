@@ -16,8 +16,12 @@ from pgweir_pooler.wire.messages import query
 
 # Settings with a dot in their name that no extension has defined are not in pg_settings: they are asked for by name.
 MAX_CUSTOM_NAMES = 200
-_WORD = rb"(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|\"[^\"\0]+\")"
-_CUSTOM_NAME = re.compile(_WORD + rb"(?:\s*\.\s*" + _WORD + rb")+|\"[^\"\0]+\.[^\"\0]+\"")
+# Nothing is tried from the middle of a word and no part is longer than a name may be: so the time grows with the text's
+# length, not with its square. A dollar may stand before a word: $$app.x$$.
+_WORD = rb"(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]{0,62}|\"[^\"\0]{1,62}\")"
+_CUSTOM_NAME = re.compile(
+    rb"(?<![\w\x80-\xff])" + _WORD + rb"(?:\s{0,9}\.\s{0,9}" + _WORD + rb")+|\"[^\".\0]{1,62}\.[^\"\0]{1,62}\""
+)
 _SPACES_AND_QUOTES = re.compile(rb"[\s\"]+")
 
 
@@ -76,7 +80,8 @@ def custom_names(text: bytes) -> frozenset[str]:
     """What may be a custom setting's name in a text, in lower case: setting names know no case."""
     matches = (_SPACES_AND_QUOTES.sub(b"", match) for match in _CUSTOM_NAME.findall(text))
     found = {match.decode("utf-8", "replace").lower() for match in matches}
-    return frozenset(name for name in found if len(name) < 64)
+    found.update(*(name.split("$") for name in found if "$" in name))  # $$app.x$$ is app.x
+    return frozenset(name for name in found if "." in name and len(name) < 64)
 
 
 @dataclass

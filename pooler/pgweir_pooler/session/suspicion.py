@@ -77,7 +77,8 @@ ASKS_BY_TAG: Final[dict[bytes, int]] = {
 
 # Words of statements that need what the client prepared or listens to on the server before they run.
 _NEEDS_REPLAY = re.compile(rb"\b(?:execute|deallocate|prepare|unlisten|discard)\b")
-_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b[^;]*\ball\b")
+_FORGETS = re.compile(rb"\b(?:deallocate|discard)\b")
+_ALL = re.compile(rb"\ball\b")
 # A Query or Parse message that is this and nothing else.
 _DEALLOCATE = re.compile(
     rb"""(?:Q.{4}|P.{4}[^\0]*\0)\s*deallocate\s+(?:prepare\s+)?("(?:[^"\0]|"")+"|[\w$\x80-\xff]+)[\s;]*\0""",
@@ -134,4 +135,8 @@ def deallocated(messages: bytes) -> bytes | None:
 
 def forgets(text: bytes) -> bool:
     """Whether the text may drop all prepared statements: DEALLOCATE ALL, DISCARD ALL."""
-    return _FORGETS.search(text.lower()) is not None
+    for part in text.lower().split(b";"):
+        found = _FORGETS.search(part)
+        if found is not None and _ALL.search(part, found.end()) is not None:
+            return True
+    return False
