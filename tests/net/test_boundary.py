@@ -394,6 +394,17 @@ async def test_sql_names_one_after_the_other_in_a_transaction(pooler: NewPooler,
         assert await one(client, "execute t") == "again"
 
 
+async def test_a_custom_setting_by_a_statement_that_sql_executes(pooler: NewPooler, database: Database) -> None:
+    async with TwoServers(pooler, database) as servers:
+        client = await servers.connect()
+        await batch(client, messages.parse("set app.x = 'mine'", "S"))
+        await servers.switch()
+        await run(client, 'execute "S"')
+        for _ in range(3):
+            assert await one(client, APP_X) == "mine"
+            await servers.switch()
+
+
 @pytest.mark.parametrize("sql", ["deallocate all", "discard all"])
 async def test_a_failed_drop_of_all_statements_drops_none(pooler: NewPooler, database: Database, sql: str) -> None:
     async with TwoServers(pooler, database) as servers:

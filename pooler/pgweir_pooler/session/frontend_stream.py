@@ -190,8 +190,15 @@ class FrontendStream:
         return b"\0".join((self.text, *(_ends(body) for body in self._bodies())))
 
     def _bodies(self) -> list[bytes]:
-        """The texts of the prepared statements of this loan."""
-        return [statement.body for statement in self.statements.bound] if self.statements is not None else []
+        """The texts of the prepared statements of this loan, and of those that SQL's EXECUTE may have named."""
+        statements = self.statements
+        if statements is None:
+            return []
+        bodies = [statement.body for statement in statements.bound]
+        texts = b"\0".join((self.text, *bodies)).lower() if statements.names else b""
+        if b"execute" in texts:
+            bodies += [known.body for name, known in statements.names.items() if known.body and name.lower() in texts]
+        return bodies
 
     def _note(self) -> None:
         statements = self.statements
