@@ -14,6 +14,7 @@ from harness.databases import Database
 
 _CONTEXT = 12  # steps shown before the one whose answers part
 _IN_FAILED = re.compile(r"'C': '(25P02|08P01)'.*'R': 'exec_(bind|parse)_message'")
+_IN_COPY = re.compile(r"unexpected message type 0x[0-9A-F]{2} during COPY")
 _SHOWN = 20  # lines of the parting answers
 
 
@@ -42,8 +43,11 @@ def difference(script: Script, direct: list[list[str]], pooled: list[list[str]])
 
 def _excused(line: str) -> str:
     """In a failed transaction a Bind is refused either way; through the pooler perhaps before its parameters are
-    counted, for the statement cannot be prepared on this server."""
-    return "E refused" if line.startswith(("E ", "N ")) and _IN_FAILED.search(line) else line
+    counted, for the statement cannot be prepared on this server. A message in the middle of a COPY ends the session; what
+    PostgreSQL reads first may be what prepares the statement."""
+    if line.startswith(("E ", "N ")) and _IN_FAILED.search(line):
+        return "E refused"
+    return _IN_COPY.sub("unexpected message during COPY", line)
 
 
 def _parting(direct: list[str] | None, pooled: list[str] | None) -> list[str]:
