@@ -43,8 +43,8 @@ def difference(script: Script, direct: list[list[str]], pooled: list[list[str]])
 
 def _excused(line: str) -> str:
     """In a failed transaction a Bind is refused either way; through the pooler perhaps before its parameters are
-    counted, for the statement cannot be prepared on this server. A message in the middle of a COPY ends the session; what
-    PostgreSQL reads first may be what prepares the statement."""
+    counted, for the statement cannot be prepared on this server. A message in the middle of a COPY ends the session;
+    what PostgreSQL reads first may be what prepares the statement."""
     if line.startswith(("E ", "N ")) and _IN_FAILED.search(line):
         return "E refused"
     return _IN_COPY.sub("unexpected message during COPY", line)

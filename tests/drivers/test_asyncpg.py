@@ -35,7 +35,6 @@ ROW = "select * from shapes where id = $1"
 VALUE = "select n from shapes where id = $1"
 
 
-@pytest.mark.driver("asyncpg")
 async def test_asyncpg(target: Target) -> None:
     async with connected(target) as connection:
         await transactions(connection)

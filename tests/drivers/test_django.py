@@ -66,7 +66,6 @@ class Work(models.Model):  # type: ignore[misc]
         app_label = "matrix"
 
 
-@pytest.mark.driver("django")
 async def test_django(target: Target) -> None:
     await asyncio.to_thread(run, target)
     await target.check_rest()

@@ -1,7 +1,5 @@
 """pgjdbc as Debian packages it, with its defaults, in one JVM."""
 
-import pytest
-
 from drivers.runtimes import JDBC_JAR, java_classes, run_scenario
 from drivers.target import Target
 
@@ -9,7 +7,6 @@ from drivers.target import Target
 JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m")
 
 
-@pytest.mark.driver("pgjdbc")
 async def test_pgjdbc(target: Target) -> None:
     await run_scenario(target, ["java", *JVM, "-cp", f"{JDBC_JAR}:{java_classes()}", "Matrix"])
     await target.check_rest()

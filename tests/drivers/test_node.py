@@ -1,22 +1,17 @@
 """node's drivers: `pg`, `postgres` (postgres.js) and knex on `pg`, each with its defaults, in a process of its own."""
 
-import pytest
-
 from drivers.runtimes import HERE, node_modules, run_scenario
 from drivers.target import Target
 
 
-@pytest.mark.driver("node-pg")
 async def test_node_pg(target: Target) -> None:
     await _run(target, "pg.cjs")
 
 
-@pytest.mark.driver("postgres.js")
 async def test_postgres_js(target: Target) -> None:
     await _run(target, "postgres.cjs")
 
 
-@pytest.mark.driver("knex")
 async def test_knex(target: Target) -> None:
     await _run(target, "knex.cjs")
 

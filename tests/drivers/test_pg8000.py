@@ -32,7 +32,6 @@ from drivers.scenario import (
 from drivers.target import Target
 
 
-@pytest.mark.driver("pg8000")
 async def test_pg8000(target: Target) -> None:
     await asyncio.to_thread(run, target)
     await target.check_rest()

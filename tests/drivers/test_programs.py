@@ -6,8 +6,6 @@ import re
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
-import pytest
-
 from drivers.runtimes import missing, run_program
 from drivers.target import POOL_SIZE, Target
 from pgweir_operator.local_postgres import LocalPostgresError, debian_bin_dir, embedded_bin_dir
@@ -58,7 +56,6 @@ select 'end of the pipeline';
 """
 
 
-@pytest.mark.driver("psql")
 async def test_psql(target: Target) -> None:
     out, err = await run_program(target, [embedded_bin_dir() / "psql", *PSQL], PSQL_SCRIPT)
     lines = out.splitlines()
@@ -102,7 +99,6 @@ end;
 """
 
 
-@pytest.mark.driver("pgbench")
 async def test_pgbench(target: Target, tmp_path: Path) -> None:
     """20 clients; with -M prepared every statement has a name, in pipelines, too."""
     script = tmp_path / "pipeline.sql"
@@ -153,7 +149,6 @@ FACTS = (
 )
 
 
-@pytest.mark.driver("pg_dump")
 async def test_pg_dump_and_restore(target: Target, tmp_path: Path) -> None:
     """By each version that knows this server; the server's own version restores the dump over its database.
 

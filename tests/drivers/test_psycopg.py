@@ -32,13 +32,11 @@ from drivers.target import Target
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-@pytest.mark.driver("psycopg")
 async def test_psycopg(target: Target) -> None:
     await asyncio.to_thread(Scenario(target).run)
     await target.check_rest()
 
 
-@pytest.mark.driver("psycopg-threshold-0")
 async def test_psycopg_that_prepares_at_once(target: Target) -> None:
     await asyncio.to_thread(Scenario(target, prepare_threshold=0).run)
     await target.check_rest()

@@ -30,7 +30,6 @@ from drivers.scenario import (
 from drivers.target import Target
 
 
-@pytest.mark.driver("psycopg2")
 async def test_psycopg2(target: Target) -> None:
     await asyncio.to_thread(run, target)
     await target.check_rest()

@@ -32,7 +32,6 @@ from drivers.test_psycopg import is_stale
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-@pytest.mark.driver("psycopg-async")
 async def test_psycopg_async(target: Target) -> None:
     async with await connect(target) as connection:
         await transactions(connection)

@@ -27,7 +27,6 @@ from drivers.target import Target
 from drivers.test_psycopg import Connection, is_stale
 
 
-@pytest.mark.driver("psycopg-pipeline")
 async def test_psycopg_in_pipeline_mode(target: Target) -> None:
     await asyncio.to_thread(run, target)
     await target.check_rest()

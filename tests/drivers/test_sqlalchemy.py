@@ -78,13 +78,11 @@ class Work(Model):
     n: Mapped[int]
 
 
-@pytest.mark.driver("sqlalchemy-psycopg")
 async def test_sqlalchemy_on_psycopg(target: Target) -> None:
     await asyncio.to_thread(run, target)
     await target.check_rest()
 
 
-@pytest.mark.driver("sqlalchemy-asyncpg")
 async def test_sqlalchemy_on_asyncpg(target: Target) -> None:
     engine = create_async_engine(url(target, "postgresql+asyncpg"), **engine_options(target))
     try:
