@@ -34,6 +34,8 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "replicas", "read routing does not exist; leave the list empty"
     if tenant.upstream.tls.mode not in _PLAIN_TLS:
         yield "upstream.tls.mode", "connections to PostgreSQL are plain; use Disable or Prefer"
+    if tenant.upstream.tls.client_cert or tenant.upstream.tls.server_name:
+        yield "upstream.tls", "connections to PostgreSQL are plain; give nothing but mode"
     if tenant.require_tls:
         yield "requireTLS", "client connections are plain; use false"
     if tenant.allowed_cidrs:

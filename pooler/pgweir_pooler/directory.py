@@ -10,8 +10,10 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_contract.pems import pems_of
 from pgweir_pooler.errors import Terminated
 from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
@@ -22,6 +24,9 @@ from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 _SALT_BYTES = 16
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
@@ -164,6 +169,8 @@ class Directory:
         self._random = random.Random()
         self.tenants: dict[str, Tenant] = {}
         self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
+        # By digest: the PEM texts that the entries in `tenants` name, of which some may have left the files.
+        self.pems: dict[str, SecretStr] = {}
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
         self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
         self.orders = Orders()
@@ -209,6 +216,11 @@ class Directory:
             self._dismiss(held, "the tenant was removed")
         self._leave_instance(tenant)
         self.orders.forget_tenant(tenant_id)
+
+    def forget_pems(self) -> None:
+        """Drops the PEM texts that no tenant names."""
+        if self.pems:
+            self.pems = pems_of((ref for t in self.tenants.values() for ref in t.entry.pem_refs()), self.pems)
 
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         """The pool of an authenticated client; made when it is the first."""
