@@ -6,6 +6,7 @@ first where two claim the same thing (an id, the last room in a shard).
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,30 +28,32 @@ from pgweir_contract.models import (
     PoolOverrides,
     TenantEntry,
     TenantsFile,
-    Upstream,
     User,
 )
 from pgweir_contract.names import (
     CLUSTER_FILE,
-    CREDENTIALS_LABEL,
     SHARD_LIMIT_BYTES,
     SHARDS,
     assignments_file,
     shard_of,
     tenants_file,
 )
+from pgweir_contract.pems import pems_of
 from pgweir_contract.support import unsupported
 from pgweir_contract.tenant import pool_settings
 from pgweir_operator.objects import Secret
 from pgweir_operator.resources import DatabaseSpec, PoolerCluster, SecretKeyRef, Tenant, UserSpec
+from pgweir_operator.secret_texts import PemCollector, Refused, secret_text
+from pgweir_operator.upstream_spec import upstream_entry
 
-# `{"revision":"…","tenants":[…],"version":"…"}` around the entries, with room to spare.
+# `{"pems":{…},"revision":"…","tenants":[…],"version":"…"}` around the entries and texts, with room to spare.
 _FRAME_BYTES: Final = 128
 
 _TENANT_ID: Final[TypeAdapter[str]] = TypeAdapter(TenantId)
 _PASSWORD: Final[TypeAdapter[SecretStr]] = TypeAdapter(Password)
 
 _NO_PREVIOUS: Final[Mapping[str, TenantEntry]] = {}
+_NO_PEMS: Final[Mapping[str, SecretStr]] = {}
 
 
 @dataclass(slots=True)
@@ -62,12 +65,7 @@ class RenderResult:
     problems: list[str] = field(default_factory=list)  # of the PoolerCluster: what it asks for in vain
     notes: list[str] = field(default_factory=list)  # worth a condition, wrong for nobody
     entries: dict[str, TenantEntry] = field(default_factory=dict)  # by tenant id, as in the files
-
-
-class _Refused(Exception):
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = list(problems)
+    pems: dict[str, SecretStr] = field(default_factory=dict)  # by digest: what the entries name
 
 
 def render_config(
@@ -78,32 +76,40 @@ def render_config(
     members: Sequence[Member] = (),
     assignments: Iterable[Assignment] = (),
     previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
+    previous_pems: Mapping[str, SecretStr] = _NO_PEMS,
 ) -> RenderResult:
-    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id."""
+    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
+
+    `previous_pems` has the PEM texts that the previous entries name.
+    """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
     mine = [t for t in tenants if t.cluster_key == cluster.key]
     mine.sort(key=lambda t: (t.tenant_id not in previous, t.metadata.creation_timestamp or "", t.key))
     shards: list[dict[str, TenantEntry]] = [{} for _ in range(SHARDS)]
     owner_of: dict[str, Tenant] = {}  # tenant id -> the manifest that has it
+    texts = dict(previous_pems)
     for tenant in mine:
+        pems = PemCollector(tenant.metadata.namespace, by_key)
         try:
             _admit(cluster, tenant, owner_of)
-            entry: TenantEntry | None = _entry(cluster, tenant, by_key)
-        except _Refused as refused:
+            entry: TenantEntry | None = _entry(cluster, tenant, by_key, pems)
+        except Refused as refused:
             result.rejected[tenant.key] = refused.problems
             is_owner = owner_of.get(tenant.tenant_id) is tenant
             entry = previous.get(tenant.tenant_id) if is_owner else None
+        texts |= pems.texts
         if entry is not None:
             shards[shard_of(entry.tenant_id)][entry.tenant_id] = entry
     for number, shard in enumerate(shards):
-        data, too_many = _tenants_shard(shard)
+        data, too_many = _tenants_shard(shard, texts)
         result.files[tenants_file(number)] = data
         for tenant_id in too_many:
             problem = f"ShardFull: shard {number:02d} would grow over {SHARD_LIMIT_BYTES} bytes"
             result.rejected.setdefault(owner_of[tenant_id].key, []).append(problem)
             del shard[tenant_id]
         result.entries |= shard
+        result.pems |= _pems_of(shard.values(), texts)
     _render_assignments(result, assignments)
     _render_cluster(result, cluster, members, _admin(result, cluster, by_key))
     return result
@@ -131,38 +137,38 @@ def _admit(cluster: PoolerCluster, tenant: Tenant, owner_of: dict[str, Tenant]) 
     """Notes who has the tenant id; raises when the tenant may not join or somebody else has its id."""
     same = tenant.metadata.namespace == cluster.metadata.namespace
     if cluster.spec.tenants.namespaces.from_ == "Same" and not same:
-        raise _Refused("spec.clusterRef: NotAllowedByCluster: the cluster takes Tenants of its namespace only")
+        raise Refused("spec.clusterRef: NotAllowedByCluster: the cluster takes Tenants of its namespace only")
     try:
         _TENANT_ID.validate_python(tenant.tenant_id)
     except ValidationError:
-        raise _Refused("spec.tenantId: metadata.name is no tenant id (a DNS label), so give one") from None
+        raise Refused("spec.tenantId: metadata.name is no tenant id (a DNS label), so give one") from None
     owner = owner_of.setdefault(tenant.tenant_id, tenant)
     if owner is not tenant:
-        raise _Refused(f"spec.tenantId: TenantIdConflict: Tenant {owner.key} has the same")
+        raise Refused(f"spec.tenantId: TenantIdConflict: Tenant {owner.key} has the same")
 
 
-def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]) -> TenantEntry:
-    """The tenant as the pooler reads it; _Refused with all that is wrong with it."""
+def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret], pems: PemCollector) -> TenantEntry:
+    """The tenant as the pooler reads it; Refused with all that is wrong with it."""
     spec = tenant.spec
     problems: list[str] = []
     users = []
     for i, user in enumerate(spec.users):
         try:
             users.append(_user(user, _password(tenant.metadata.namespace, user.password_secret_ref, secrets)))
-        except _Refused as refused:
+        except Refused as refused:
             problems += [f"spec.users[{i}].{problem}" for problem in refused.problems]
         except ValidationError as error:
             problems += [f"spec.users[{i}].{problem}" for problem in describe_errors(error)]
     if problems:
-        raise _Refused(*problems)
+        raise Refused(*problems)
     try:
         pool = pool_settings(cluster.spec.defaults.pool, spec.pool)
     except ValueError as error:
-        raise _Refused(f"spec.pool: {error}") from None
+        raise Refused(f"spec.pool: {error}") from None
     try:
         entry = TenantEntry(
             tenant_id=tenant.tenant_id,
-            upstream=_upstream(cluster, spec.upstream),
+            upstream=upstream_entry(spec.upstream, cluster.spec.defaults.connect_timeout, pems),
             databases=tuple(_database(d) for d in spec.databases),
             users=tuple(users),
             pool=pool,
@@ -176,17 +182,11 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             parameters=spec.parameters,
         )
     except ValidationError as error:
-        raise _Refused(*(f"spec: {problem}" for problem in describe_errors(error))) from None
+        raise Refused(*(f"spec: {problem}" for problem in describe_errors(error))) from None
     in_vain = unsupported(entry)
     if in_vain:
-        raise _Refused(*(f"spec.{problem}" for problem in in_vain))
+        raise Refused(*(f"spec.{problem}" for problem in in_vain))
     return entry
-
-
-def _upstream(cluster: PoolerCluster, upstream: Upstream) -> Upstream:
-    if "connect_timeout" in upstream.model_fields_set:
-        return upstream
-    return upstream.model_copy(update={"connect_timeout": cluster.spec.defaults.connect_timeout})
 
 
 def _database(spec: DatabaseSpec) -> Database:
@@ -211,23 +211,14 @@ def _user(spec: UserSpec, password: SecretStr) -> User:
 
 
 def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
-    key = f"{namespace}/{ref.name}"
-    secret = secrets.get(key)
-    if secret is None:
-        raise _Refused(f"passwordSecretRef: SecretNotFound: there is no Secret {key}")
-    if not secret.is_for_credentials:
-        raise _Refused(f'passwordSecretRef: Secret {key} needs the label {CREDENTIALS_LABEL}: "true"')
-    try:
-        value = secret.value(ref.key)
-    except ValueError as error:
-        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {error}") from None
-    if value is None:
-        raise _Refused(f"passwordSecretRef: SecretKeyMissing: Secret {key} has no key {ref.key!r}")
+    value = secret_text("passwordSecretRef", namespace, ref.name, ref.key, secrets)
     try:
         return _PASSWORD.validate_python(value)
     except ValidationError as error:
         what = _password_problem(error)
-        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {what}") from None
+        raise Refused(
+            f"passwordSecretRef: Secret {namespace}/{ref.name}: the value of key {ref.key!r} {what}"
+        ) from None
 
 
 def _password_problem(error: ValidationError) -> str:
@@ -239,19 +230,35 @@ def _password_problem(error: ValidationError) -> str:
     return f"is no password: {describe_errors(error)[0]}"
 
 
-def _tenants_shard(shard: Mapping[str, TenantEntry]) -> tuple[bytes, list[str]]:
+def _pems_of(entries: Iterable[TenantEntry], texts: Mapping[str, SecretStr]) -> dict[str, SecretStr]:
+    return pems_of((ref for entry in entries for ref in entry.pem_refs()), texts)
+
+
+def _tenants_shard(shard: Mapping[str, TenantEntry], texts: Mapping[str, SecretStr]) -> tuple[bytes, list[str]]:
     """The file of a shard, and the ids of the tenants that did not fit; earlier ones have precedence."""
-    data = _with_revision(TenantsFile(tenants=_in_order(shard)))
+    data = _with_revision(_tenants_of(shard, texts))
     if len(data) <= SHARD_LIMIT_BYTES:
         return data, []
     kept: dict[str, TenantEntry] = {}
+    pems: dict[str, SecretStr] = {}
     size_bytes = _FRAME_BYTES
     for tenant_id, entry in shard.items():
-        entry_bytes = len(render(entry))  # its final newline stands for the comma
+        new = {digest: text for digest, text in _pems_of([entry], texts).items() if digest not in pems}
+        # Its final newline stands for the comma; so do the braces around each text.
+        entry_bytes = len(render(entry)) + sum(_pem_bytes(digest, text) for digest, text in new.items())
         if size_bytes + entry_bytes <= SHARD_LIMIT_BYTES:
             size_bytes += entry_bytes
             kept[tenant_id] = entry
-    return _with_revision(TenantsFile(tenants=_in_order(kept))), [x for x in shard if x not in kept]
+            pems |= new
+    return _with_revision(_tenants_of(kept, texts)), [x for x in shard if x not in kept]
+
+
+def _tenants_of(shard: Mapping[str, TenantEntry], texts: Mapping[str, SecretStr]) -> TenantsFile:
+    return TenantsFile(tenants=_in_order(shard), pems=_pems_of(shard.values(), texts))
+
+
+def _pem_bytes(digest: str, text: SecretStr) -> int:
+    return len(json.dumps({digest: text.get_secret_value()}, ensure_ascii=False).encode())
 
 
 def _in_order(shard: Mapping[str, TenantEntry]) -> tuple[TenantEntry, ...]:
@@ -276,7 +283,7 @@ def _admin(result: RenderResult, cluster: PoolerCluster, secrets: Mapping[str, S
     for i, user in enumerate(cluster.spec.admin.users):
         try:
             password = _password(cluster.metadata.namespace, user.password_secret_ref, secrets)
-        except _Refused as refused:
+        except Refused as refused:
             result.problems += [f"spec.admin.users[{i}].{problem}" for problem in refused.problems]
         else:
             users.append(AdminUser(name=user.name, role=user.role, passwords=(password,)))

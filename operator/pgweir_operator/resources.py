@@ -26,7 +26,6 @@ from pgweir_contract.models import (
     PoolOverrides,
     PoolSettings,
     Replica,
-    Upstream,
 )
 from pgweir_contract.names import (
     API_GROUP,
@@ -38,6 +37,7 @@ from pgweir_contract.reading import ContractError, validate
 from pgweir_contract.tenant import Clients, Parameters
 from pgweir_operator.objects import Namespace, ObjectName, Resource, Secret
 from pgweir_operator.strict_yaml import NotYaml, read_documents
+from pgweir_operator.upstream_spec import UpstreamSpec
 
 # They shape pods, Services and policies around the pooler, never what it does.
 _KUBERNETES_ONLY: Final = frozenset(
@@ -89,9 +89,6 @@ NOT_YET: Final = frozenset(
         "spec.tls",
         "spec.upstream.ipFamily",
         "spec.upstream.options",
-        "spec.upstream.tls.caSecretRef",
-        "spec.upstream.tls.clientCertSecretRef",
-        "spec.upstream.tls.serverName",
         "spec.upstreams",
     }
 )
@@ -250,7 +247,7 @@ class TenantSpec(ContractModel):
 
     cluster_ref: ClusterRef
     tenant_id: TenantId | None = None  # None: metadata.name
-    upstream: Upstream
+    upstream: UpstreamSpec
     databases: Annotated[Listed[DatabaseSpec], Field(min_length=1, max_length=128)]
     users: Annotated[Listed[UserSpec], Field(max_length=64)] = ()
     pool: PoolOverrides = PoolOverrides()

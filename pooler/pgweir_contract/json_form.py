@@ -51,10 +51,12 @@ class ContractModel(BaseModel):
 
     @field_serializer("*", mode="wrap", when_used="json", check_fields=False)
     def _hide_or_reveal(self, value: Any, handler: Any, info: SerializationInfo) -> Any:
-        if not (isinstance(value, tuple) and value and isinstance(value[0], SecretStr)):
+        if not (isinstance(info.context, dict) and _REVEAL in info.context):
             return handler(value)
-        if isinstance(info.context, dict) and _REVEAL in info.context:
+        if isinstance(value, tuple) and value and isinstance(value[0], SecretStr):
             return [secret.get_secret_value() for secret in value]
+        if isinstance(value, dict) and value and isinstance(next(iter(value.values())), SecretStr):
+            return {key: secret.get_secret_value() for key, secret in value.items()}
         return handler(value)
 
 

@@ -7,7 +7,7 @@ an assignment without a tenant does nothing.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from pgweir_contract.admin import AdminConsole, AdminUser
 from pgweir_contract.durations import Duration, PositiveDuration
@@ -22,6 +22,7 @@ from pgweir_contract.json_form import (
     unique,
 )
 from pgweir_contract.names import CONTRACT_VERSION, SESSION_PORT, TRANSACTION_PORT, instance_key
+from pgweir_contract.pems import PemDigest
 from pgweir_contract.tenant import (
     Access,
     Auth,
@@ -34,9 +35,9 @@ from pgweir_contract.tenant import (
     Replica,
     TenantEntry,
     Upstream,
-    UpstreamTls,
     User,
 )
+from pgweir_contract.upstream_tls import UpstreamTls
 
 __all__ = [
     "Access",
@@ -145,6 +146,7 @@ class TenantsFile(ContractModel):
     version: FormatVersion = CONTRACT_VERSION
     revision: Revision = ""
     tenants: Annotated[Listed[TenantEntry], Field(max_length=100_000)] = ()
+    pems: dict[PemDigest, SecretStr] = Field(default_factory=dict)  # what the tenants name by digest
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

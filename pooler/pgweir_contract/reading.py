@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from pgweir_contract.durations import FROM_FILE
 from pgweir_contract.json_form import ContractModel, TenantId, describe_errors
 from pgweir_contract.models import AssignmentsFile, ClusterFile, TenantEntry, TenantsFile
 from pgweir_contract.names import CONTRACT_VERSION
+from pgweir_contract.pems import PemTexts
 
 _Model = TypeVar("_Model", bound=ContractModel)
 # None: each model's own word, which is "forbid" but for what Kubernetes adds to metadata.
@@ -76,6 +77,8 @@ class TenantsRead:
     # By tenant id where the entry has one that no earlier entry has, else by its place. A reader keeps the
     # last good state of the tenants named here.
     rejected: dict[str, list[str]] = field(default_factory=dict)
+    # By digest: the PEM texts that these tenants name.
+    pems: dict[str, SecretStr] = field(default_factory=dict)
     # Whether an entry is there that may be any tenant's: who is not mentioned is then not known to be removed.
     has_unidentified: bool = False
 
@@ -92,6 +95,7 @@ class TenantsDocument:
     revision: str
     entries: list[object]
     extra: _Extra
+    pems: PemTexts
 
     def each(self) -> Iterator[TenantEntry | Rejected]:
         """Validates one tenant per step (about 50 us), so that a caller can pause in between."""
@@ -108,9 +112,11 @@ class TenantsDocument:
             return Rejected(f"tenants[{place}]", [f"tenantId {key!r} is listed twice; the first one counts"])
         seen.add(key)
         try:
-            return validate(TenantEntry, entry, extra=self.extra)
+            tenant = validate(TenantEntry, entry, extra=self.extra)
         except ContractError as error:
             return Rejected(key, error.problems, is_identified)
+        problems = self.pems.problems(tenant.pem_refs())
+        return Rejected(key, problems) if problems else tenant
 
 
 def validate(model: type[_Model], value: object, *, extra: _Extra = None) -> _Model:
@@ -151,14 +157,17 @@ def open_tenants(data: bytes, *, strict: bool = False) -> TenantsDocument:
     entries = value.get("tenants", [])
     if not isinstance(entries, list):
         raise ContractError("tenants: must be a list")
-    frame = validate(TenantsFile, {**value, "tenants": []}, extra=extra)
-    return TenantsDocument(frame.revision, entries, extra)
+    pems = value.get("pems", {})
+    if not isinstance(pems, dict):
+        raise ContractError("pems: must be a mapping")
+    frame = validate(TenantsFile, {**value, "tenants": [], "pems": {}}, extra=extra)
+    return TenantsDocument(frame.revision, entries, extra, PemTexts(pems))
 
 
 def parse_tenants(data: bytes, *, strict: bool = False) -> TenantsRead:
     """`tenants-NN.json` in one go; ContractError when the file as a whole cannot be used."""
     document = open_tenants(data, strict=strict)
-    read = TenantsRead(document.revision)
+    read = TenantsRead(document.revision, pems=document.pems.texts)
     for outcome in document.each():
         if isinstance(outcome, Rejected):
             read.refuse(outcome)
@@ -173,6 +182,7 @@ def merge_shards(shards: Mapping[str, TenantsRead]) -> TenantsRead:
     home: dict[str, str] = {}  # tenant id -> the file that it counts in, be it good or bad there
     for name in sorted(shards):
         shard = shards[name]
+        merged.pems |= shard.pems  # a digest is one text, whatever file it is in
         for key, problems in shard.rejected.items():
             if "[" not in key and key not in home:
                 home[key] = name

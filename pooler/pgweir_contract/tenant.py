@@ -5,6 +5,7 @@ override single settings; `pool_settings` puts the three together, the user's wo
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -12,6 +13,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Host, Listed, Password, PgName, Port, TenantId, unique
 from pgweir_contract.names import instance_key
+from pgweir_contract.pems import PemRef
+from pgweir_contract.upstream_tls import UpstreamTls
 
 # `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, PostgreSQL's own form (pg_authid.rolpassword).
 _VERIFIER: Final = re.compile(
@@ -81,12 +84,6 @@ class PoolOverrides(ContractModel):
     transaction_timeout: Duration | None = None
     max_prepared_statements: Prepared | None = None
     reset: ResetMode | None = None
-
-
-class UpstreamTls(ContractModel):
-    """How the pooler secures its own connections to PostgreSQL."""
-
-    mode: Literal["Disable", "Prefer", "Require", "VerifyCA", "VerifyFull"] = "Prefer"
 
 
 class Upstream(ContractModel):
@@ -208,6 +205,10 @@ class TenantEntry(ContractModel):
             for override in [None, *(u.pool for u in self.users)]:
                 pool_settings(self.pool, database.pool, override)
         return self
+
+    def pem_refs(self) -> Iterator[PemRef]:
+        """Every PEM text that the entry names."""
+        yield from self.upstream.tls.pem_refs("upstream.tls")
 
     def pool_settings(self, database: Database, user: User) -> PoolSettings:
         """The settings of the pool of one database and user."""

@@ -230,7 +230,7 @@ class ConfigFiles:
 
     async def _read_tenants(self, content: bytes, slices: _Slices) -> TenantsRead:
         document = open_tenants(content)
-        read = TenantsRead(document.revision)
+        read = TenantsRead(document.revision, pems=document.pems.texts)
         for outcome in document.each():
             if isinstance(outcome, Rejected):
                 read.refuse(outcome)
@@ -245,6 +245,7 @@ class ConfigFiles:
         merged = merge_shards(self._shards)
         self._tenant_problems = merged.rejected
         directory = self._directory
+        directory.pems |= merged.pems
         for entry in merged.tenants.values():
             self._put(entry)
             await slices.pause()
@@ -252,6 +253,7 @@ class ConfigFiles:
             log.info("tenant removed", tenant=tenant_id)
             directory.remove(tenant_id)
             await slices.pause()
+        directory.forget_pems()
 
     def _put(self, entry: TenantEntry) -> None:
         directory = self._directory

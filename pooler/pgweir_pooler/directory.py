@@ -9,9 +9,11 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_contract.pems import pems_of
 from pgweir_pooler.errors import Terminated
 from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
@@ -22,6 +24,9 @@ from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 _SALT_BYTES = 16
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
@@ -39,17 +44,28 @@ class Endpoint:
         "host",
         "max_prepared",
         "passwords",
+        "pems",
         "port",
+        "tls",
         "user",
     )
 
-    def __init__(self, upstream: Upstream, database: Database, user: User, settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        database: Database,
+        user: User,
+        settings: PoolSettings,
+        pems: Mapping[str, "SecretStr"],
+    ) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
         self.user = user.name
         self.passwords = tuple(p.get_secret_value() for p in user.passwords)
         self.connect_timeout_s = upstream.connect_timeout
+        self.tls = upstream.tls
+        self.pems = pems_of(upstream.tls.pem_refs("upstream.tls"), pems)  # `tls` names them by digest
         self.always_resets = settings.reset == "Always"
         self.max_prepared = settings.max_prepared_statements
 
@@ -58,7 +74,7 @@ class Endpoint:
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
 
 
-_ONLY_FOR_NEW = ("connect_timeout_s",)
+_ONLY_FOR_NEW = ("connect_timeout_s", "pems")
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -164,6 +180,8 @@ class Directory:
         self._random = random.Random()
         self.tenants: dict[str, Tenant] = {}
         self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
+        # By digest: the PEM texts that the entries in `tenants` name, of which some may have left the files.
+        self.pems: dict[str, SecretStr] = {}
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
         self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
         self.orders = Orders()
@@ -210,6 +228,11 @@ class Directory:
         self._leave_instance(tenant)
         self.orders.forget_tenant(tenant_id)
 
+    def forget_pems(self) -> None:
+        """Drops the PEM texts that no tenant names."""
+        if self.pems:
+            self.pems = pems_of((ref for t in self.tenants.values() for ref in t.entry.pem_refs()), self.pems)
+
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         """The pool of an authenticated client; made when it is the first."""
         key = (database.name, login.entry.login_name)
@@ -230,7 +253,7 @@ class Directory:
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
         settings = tenant.entry.pool_settings(database, login.entry)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings))
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems))
         held.timeouts = _timeouts(settings)
         self._give_pool(held, settings)
         return held
@@ -258,7 +281,7 @@ class Directory:
             return
         before = held.endpoint
         settings = tenant.entry.pool_settings(database, login.entry)
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems)
         held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at

@@ -205,6 +205,10 @@ class ServerUnreachable(PoolerError):
     log_level = logging.WARNING
 
 
+class ServerTlsFailed(ServerUnreachable):
+    """There is no TLS with PostgreSQL as the tenant's `upstream.tls` demands it."""
+
+
 class ServerLoginFailed(PoolerError):
     """PostgreSQL answered our login with an error; its SQLSTATE and message are passed on."""
 

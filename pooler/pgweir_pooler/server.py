@@ -34,6 +34,7 @@ from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION, Cl
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
 from pgweir_pooler.pool.pool import Pool
@@ -80,8 +81,8 @@ class PoolerProcess:
         self.started_at = datetime.datetime.now(datetime.UTC)
         self.state: State = "Starting"
         self.counters = ProcessCounters()
-        self._canceller = CancelSender()
-        self.directory = Directory(loop, Connector(self._canceller).connect)
+        channels = ServerChannels()
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
         self.directory.on_removed = self._clients.pool_removed
         self._sweep = TimeoutSweep(self._clients.sessions)

@@ -88,7 +88,7 @@ tenants = _of(
         port=st.integers(1, 65535),
         max_connections=st.integers(1, 10_000),
         connect_timeout=_positive_ms,
-        tls=_of(UpstreamTls, mode=st.sampled_from(["Disable", "Prefer", "VerifyFull"])),
+        tls=_of(UpstreamTls, mode=st.sampled_from(["Disable", "Prefer", "Require"]), system_cas=st.just(False)),
     ),
     databases=st.tuples(_of(Database, name=st.just("shop"), upstream_name=st.none() | _names, pool=_overrides)),
     users=st.lists(_users, min_size=1, max_size=4, unique_by=lambda u: u.name).map(tuple),

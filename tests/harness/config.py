@@ -30,6 +30,7 @@ from pgweir_contract.models import (
     UpstreamTls,
     User,
 )
+from pgweir_contract.pems import pem_digest
 
 # Tests end with clients still connected; nobody wants to wait a minute for them.
 DRAIN_TIMEOUT_S = 2.0
@@ -56,14 +57,17 @@ def cluster(**fields: Any) -> ClusterFile:
     return ClusterFile(**{"cluster": "test", "limits": ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S), **fields})
 
 
-def files(tenants: Sequence[TenantEntry], cluster_file: ClusterFile | None = None) -> dict[str, bytes]:
-    """The whole directory: file name to content, tenants in their shards, revisions filled in."""
+def files(
+    tenants: Sequence[TenantEntry], cluster_file: ClusterFile | None = None, pems: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """The whole directory: file name to content, tenants in their shards, revisions filled in, PEM texts with them."""
+    texts = {pem_digest(text): SecretStr(text) for text in pems}
     shards: defaultdict[int, list[TenantEntry]] = defaultdict(list)
     for entry in tenants:
         shards[names.shard_of(entry.tenant_id)].append(entry)
     content = {names.CLUSTER_FILE: _with_revision(cluster_file or cluster())}
     for shard, entries in shards.items():
-        content[names.tenants_file(shard)] = _with_revision(TenantsFile(tenants=tuple(entries)))
+        content[names.tenants_file(shard)] = _with_revision(TenantsFile(tenants=tuple(entries), pems=texts))
     return content
 
 

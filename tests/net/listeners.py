@@ -14,6 +14,7 @@ from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.cancel import CancelSender
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.server_channel import ServerChannels
 
 TIMEOUT_S = 20.0
 POLL_S = 0.01
@@ -86,7 +87,8 @@ class Place:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.directory = Directory(loop, Connector(CancelSender()).connect)
+        channels = ServerChannels()
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels).connect)
         self.hubs = Hubs(loop)
         self.clients: list[Client] = []
 
