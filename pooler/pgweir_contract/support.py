@@ -36,8 +36,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "upstream.tls.mode", "connections to PostgreSQL are plain; use Disable or Prefer"
     if tenant.upstream.tls.client_cert or tenant.upstream.tls.server_name:
         yield "upstream.tls", "connections to PostgreSQL are plain; give nothing but mode"
-    if tenant.require_tls:
-        yield "requireTLS", "client connections are plain; use false"
     if tenant.allowed_cidrs:
         yield "allowedCIDRs", "clients are not filtered by address; leave the list empty"
     if tenant.paused:
