@@ -21,6 +21,7 @@ from pgweir_contract.models import (
     AssignmentsFile,
     ClusterFile,
     ClusterLimits,
+    ClusterTls,
     Database,
     InstanceLimit,
     Listener,
@@ -41,6 +42,7 @@ from pgweir_contract.names import (
 from pgweir_contract.pems import pems_of
 from pgweir_contract.support import unsupported
 from pgweir_contract.tenant import pool_settings
+from pgweir_operator.client_tls_spec import HostNames, cluster_tls, tenant_tls
 from pgweir_operator.objects import Secret
 from pgweir_operator.resources import DatabaseSpec, PoolerCluster, SecretKeyRef, Tenant, UserSpec
 from pgweir_operator.secret_texts import PemCollector, Refused, secret_text
@@ -80,7 +82,8 @@ def render_config(
 ) -> RenderResult:
     """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
 
-    `previous_pems` has the PEM texts that the previous entries name.
+    `previous_pems` has the PEM texts that the previous entries name. Without usable certificates for TLS there is no
+    cluster.json among the files, and poolers must keep the one that they have.
     """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
@@ -89,11 +92,13 @@ def render_config(
     shards: list[dict[str, TenantEntry]] = [{} for _ in range(SHARDS)]
     owner_of: dict[str, Tenant] = {}  # tenant id -> the manifest that has it
     texts = dict(previous_pems)
+    hosts = HostNames(cluster.spec.tls.client.sni_domains)
     for tenant in mine:
         pems = PemCollector(tenant.metadata.namespace, by_key)
         try:
             _admit(cluster, tenant, owner_of)
             entry: TenantEntry | None = _entry(cluster, tenant, by_key, pems)
+            hosts.claim(tenant.tenant_id, tenant.spec.sni_hostnames)
         except Refused as refused:
             result.rejected[tenant.key] = refused.problems
             is_owner = owner_of.get(tenant.tenant_id) is tenant
@@ -111,7 +116,13 @@ def render_config(
         result.entries |= shard
         result.pems |= _pems_of(shard.values(), texts)
     _render_assignments(result, assignments)
-    _render_cluster(result, cluster, members, _admin(result, cluster, by_key))
+    try:
+        tls, files = cluster_tls(cluster.spec.tls.client, cluster.metadata.namespace, by_key)
+    except Refused as refused:  # no cluster.json then: a rendered one would switch TLS off
+        result.problems += refused.problems
+    else:
+        result.files |= files
+        _render_cluster(result, cluster, members, _admin(result, cluster, by_key), ClusterTls(client=tls))
     return result
 
 
@@ -174,6 +185,8 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             pool=pool,
             replicas=spec.replicas,
             require_tls=spec.require_tls,
+            sni_hostnames=spec.sni_hostnames,
+            client_tls=tenant_tls(spec.client_tls, pems),
             allowed_cidrs=spec.allowed_cidrs,
             paused=spec.paused,
             access=spec.access,
@@ -291,13 +304,13 @@ def _admin(result: RenderResult, cluster: PoolerCluster, secrets: Mapping[str, S
 
 
 def _render_cluster(
-    result: RenderResult, cluster: PoolerCluster, members: Sequence[Member], admin: AdminConsole
+    result: RenderResult, cluster: PoolerCluster, members: Sequence[Member], admin: AdminConsole, tls: ClusterTls
 ) -> None:
     spec = cluster.spec
     limits = spec.limits
     file = ClusterFile(
         cluster=cluster.key,
-        listeners=tuple(Listener(name=x.name, port=x.port, mode=x.mode) for x in spec.listeners),
+        listeners=tuple(Listener(**{name: getattr(x, name) for name in Listener.model_fields}) for x in spec.listeners),
         limits=ClusterLimits(
             max_clients=limits.max_clients_per_pod,
             max_half_open_logins=limits.max_half_open_logins,
@@ -305,6 +318,7 @@ def _render_cluster(
             client_stall_timeout=limits.client_stall_timeout,
             drain_timeout=spec.drain.timeout,
         ),
+        tls=tls,
         default_tenant=spec.default_tenant,
         admin=admin,
         instances=_instances(result, cluster),

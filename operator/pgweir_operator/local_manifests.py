@@ -37,7 +37,7 @@ class Rendered:
     @property
     def revisions(self) -> dict[str, str]:
         """By file name, what a pooler that has applied these files reports."""
-        return {name: json.loads(data)["revision"] for name, data in self.files.items()}
+        return {name: json.loads(data)["revision"] for name, data in self.files.items() if name.endswith(".json")}
 
 
 def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:

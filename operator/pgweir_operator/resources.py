@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from pgweir_contract.admin import ADMIN_USERS_MAX, AdminName, AdminRole
+from pgweir_contract.client_tls import DnsName
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Listed, PgName, TenantId, unique
 from pgweir_contract.models import (
@@ -35,6 +36,7 @@ from pgweir_contract.names import (
 )
 from pgweir_contract.reading import ContractError, validate
 from pgweir_contract.tenant import Clients, Parameters
+from pgweir_operator.client_tls_spec import ClusterTlsSpec, TenantTlsSpec
 from pgweir_operator.objects import Namespace, ObjectName, Resource, Secret
 from pgweir_operator.strict_yaml import NotYaml, read_documents
 from pgweir_operator.upstream_spec import UpstreamSpec
@@ -83,10 +85,9 @@ NOT_YET: Final = frozenset(
         "spec.logging",
         "spec.ownership",
         "spec.pool.mode",
-        "spec.sniHostnames",
         "spec.tenants.selector",
         "spec.tenants.namespaces.selector",
-        "spec.tls",
+        "spec.tls.peer",
         "spec.upstream.ipFamily",
         "spec.upstream.options",
         "spec.upstreams",
@@ -175,6 +176,7 @@ class PoolerClusterSpec(ContractModel):
     )
     defaults: Defaults = Defaults()
     limits: ClusterLimitsSpec = ClusterLimitsSpec()
+    tls: ClusterTlsSpec = ClusterTlsSpec()
     default_tenant: TenantId | None = None
     admin: AdminSpec = AdminSpec()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()
@@ -255,6 +257,8 @@ class TenantSpec(ContractModel):
     auth: Auth = Auth()
     listen: Listen = Listen()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
+    sni_hostnames: Annotated[Listed[DnsName], Field(max_length=8)] = ()
+    client_tls: TenantTlsSpec | None = None
     allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
     paused: bool = False
     access: Access = Access()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pgweir_contract.models import AssignmentsFile, ClusterFile
 
 TENANTS_FILES: Final = frozenset(tenants_file(n) for n in range(SHARDS))
+_PEM_SUFFIXES: Final = (".crt", ".key", ".pem")
 ASSIGNMENTS_FILES: Final = frozenset(assignments_file(n) for n in range(SHARDS))
 
 
@@ -109,7 +110,9 @@ def check(paths: Iterable[Path]) -> tuple[list[str], str]:
     for path in paths:
         if path.is_dir():
             # Dotted names are the links by which a kubelet swaps a mounted volume.
-            files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            # Certificates and keys are there when cluster.json names them.
+            entries = (p for p in path.iterdir() if not p.name.startswith(".") and p.suffix not in _PEM_SUFFIXES)
+            files = sorted(entries)
             if not any(file.suffix in (".json", ".yaml", ".yml") for file in files):
                 checked.problems.append(f"{path}: holds neither configuration (*.json) nor manifests (*.yaml)")
                 continue

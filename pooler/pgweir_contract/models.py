@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from pgweir_contract.admin import AdminConsole, AdminUser
+from pgweir_contract.client_tls import ClientTls, ClusterTls, ProxyProtocol
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import (
     ContractModel,
@@ -46,8 +47,10 @@ __all__ = [
     "Assignment",
     "AssignmentsFile",
     "Auth",
+    "ClientTls",
     "ClusterFile",
     "ClusterLimits",
+    "ClusterTls",
     "Database",
     "InstanceLimit",
     "Listen",
@@ -56,6 +59,7 @@ __all__ = [
     "Member",
     "PoolOverrides",
     "PoolSettings",
+    "ProxyProtocol",
     "Replica",
     "TenantEntry",
     "TenantsFile",
@@ -76,6 +80,7 @@ class Listener(ContractModel):
     name: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     port: Annotated[int, Field(ge=0, le=65535)]  # 0: any free port, for tests
     mode: ListenerMode = "Transaction"
+    proxy_protocol: ProxyProtocol = ProxyProtocol()
 
 
 class ClusterLimits(ContractModel):
@@ -125,6 +130,7 @@ class ClusterFile(ContractModel):
     cluster: Annotated[str, Field(min_length=1, max_length=253)]
     listeners: Annotated[Listed[Listener], Field(min_length=1, max_length=8)] = DEFAULT_LISTENERS
     limits: ClusterLimits = ClusterLimits()
+    tls: ClusterTls = ClusterTls()
     default_tenant: TenantId | None = None  # for clients that name none
     admin: AdminConsole = AdminConsole()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()

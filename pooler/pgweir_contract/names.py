@@ -13,6 +13,11 @@ CONTRACT_VERSION: Final = "1.0"
 CONFIG_DIR: Final = "/etc/pgweir/config"
 CLUSTER_FILE: Final = "cluster.json"
 
+# Beside it when they come from Secrets that a manifest names; cluster.json may name others.
+CLIENT_CERT_FILE: Final = "client-tls.crt"
+CLIENT_KEY_FILE: Final = "client-tls.key"
+CLIENT_CA_FILE: Final = "client-ca.crt"
+
 # A Secret holds 1 MiB, so tenants and assignments are spread over this many files of each kind. The number is
 # part of the contract: changing it moves nearly every tenant to another file.
 SHARDS: Final = 16

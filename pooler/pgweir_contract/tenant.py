@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from pgweir_contract.client_tls import DnsName, TenantTls
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Host, Listed, Password, PgName, Port, TenantId, unique
 from pgweir_contract.names import instance_key
@@ -181,6 +182,9 @@ class TenantEntry(ContractModel):
     pool: PoolSettings = PoolSettings()
     replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
+    # Clients that say one of these by SNI are this tenant's, unless they name another.
+    sni_hostnames: Annotated[Listed[DnsName], Field(max_length=8)] = ()
+    client_tls: TenantTls | None = None  # None: the cluster's certificate
     allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
     paused: bool = False
     access: Access = Access()
@@ -194,6 +198,7 @@ class TenantEntry(ContractModel):
         unique("user", [u.name for u in self.users])
         unique("login name", [u.login_name for u in self.users])
         unique("replica", [r.name for r in self.replicas])
+        unique("SNI host name", list(self.sni_hostnames))
         if not self.users and self.auth.mode == "Users":
             raise ValueError("at least one user is needed when auth.mode is Users")
         listed = {d.name for d in self.databases}
@@ -209,6 +214,8 @@ class TenantEntry(ContractModel):
     def pem_refs(self) -> Iterator[PemRef]:
         """Every PEM text that the entry names."""
         yield from self.upstream.tls.pem_refs("upstream.tls")
+        if self.client_tls is not None:
+            yield from self.client_tls.pem_refs("clientTls")
 
     def pool_settings(self, database: Database, user: User) -> PoolSettings:
         """The settings of the pool of one database and user."""

@@ -13,8 +13,9 @@ import asyncio
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from inotify_simple import INotify, flags
@@ -51,6 +52,19 @@ _WATCHED = flags.CREATE | flags.MOVED_TO | flags.CLOSE_WRITE | flags.DELETE | fl
 Problem = tuple[str, str]  # where, what
 
 
+class MountedFiles(Protocol):
+    """Files that cluster.json names and that are looked at whenever the configuration is."""
+
+    @property
+    def folders(self) -> set[Path]:
+        """Where they lie."""
+        ...
+
+    def look(self) -> Mapping[str, list[str]]:
+        """Takes over what has changed; what is wrong with it, by file."""
+        ...
+
+
 class _Slices:
     """Lets the event loop run when a slice of work has taken long enough."""
 
@@ -72,11 +86,14 @@ class ConfigFiles:
         directory: Directory,
         counters: ProcessCounters,
         on_cluster: Callable[[ClusterFile], None],
+        mounted: MountedFiles | None = None,
     ) -> None:
         self._path = path
         self._directory = directory
         self._counters = counters
-        self._on_cluster = on_cluster
+        self._on_cluster = on_cluster  # may raise ContractError
+        self._mounted = mounted
+        self._mounted_problems: dict[str, list[str]] = {}
         self._looks: dict[str, tuple[int, int, int, int]] = {}  # inode, size and time of each file as it was read last
         self._digests: dict[str, bytes] = {}  # of each file as it was applied last
         self._shards: dict[str, TenantsRead] = {}  # the last good reading of each tenants file
@@ -93,6 +110,7 @@ class ConfigFiles:
 
     def _all_problems(self) -> Iterator[tuple[str, list[str]]]:
         yield from self._file_problems.items()
+        yield from self._mounted_problems.items()
         yield from ((f"tenant {key}", whats) for key, whats in self._tenant_problems.items())
 
     async def load(self) -> None:
@@ -133,6 +151,8 @@ class ConfigFiles:
             await self._apply_tenants(slices)
             self.revisions = dict(self._read_revisions)
             self._counters.reloads += 1
+        if self._mounted is not None:
+            self._mounted_problems = dict(self._mounted.look())
         return changed
 
     async def watch(self) -> None:
@@ -149,10 +169,11 @@ class ConfigFiles:
             loop.add_reader(notify.fd, drain)
             try:
                 while True:
-                    try:
-                        notify.add_watch(self._path, _WATCHED)  # again each time: the folder may be another one now
-                    except OSError:
-                        pass  # it is not there; the next look says so
+                    for folder in {self._path, *(self._mounted.folders if self._mounted is not None else ())}:
+                        try:
+                            notify.add_watch(folder, _WATCHED)  # again each time: it may be another one now
+                        except OSError:
+                            pass  # it is not there; the next look says so
                     try:
                         async with asyncio.timeout(POLL_S):
                             await is_changed.wait()

@@ -22,6 +22,7 @@ from pgweir_pooler.pool.slot import Connection, Slot
 from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
+from pgweir_pooler.sni_names import SniNames
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
 
@@ -182,6 +183,7 @@ class Directory:
         self.instances: dict[str, Instance] = {}  # by host:port; kept as long as the process
         # By digest: the PEM texts that the entries in `tenants` name, of which some may have left the files.
         self.pems: dict[str, SecretStr] = {}
+        self.sni = SniNames()
         self._limits: dict[str, int] = {}  # of cluster.json, by host:port
         self._tenants_on: dict[str, dict[str, int]] = {}  # by host:port: each tenant's `maxConnections`
         self.orders = Orders()
@@ -209,6 +211,7 @@ class Directory:
         instance = entry.upstream.instance
         if tenant is not None and tenant.entry.upstream.instance != instance:
             self._leave_instance(tenant)
+        self.sni.put(entry.tenant_id, entry.sni_hostnames)
         self._tenants_on.setdefault(instance, {})[entry.tenant_id] = entry.upstream.max_connections
         self._resize_instance(instance)
         if tenant is None:
@@ -226,6 +229,7 @@ class Directory:
         for held in tenant.pools.values():
             self._dismiss(held, "the tenant was removed")
         self._leave_instance(tenant)
+        self.sni.remove(tenant_id)
         self.orders.forget_tenant(tenant_id)
 
     def forget_pems(self) -> None:

@@ -144,6 +144,43 @@ class AuthenticationFailed(PoolerError):
         return self.text
 
 
+class TlsRequired(PoolerError):
+    """A plain connection, where the cluster or the tenant takes TLS only."""
+
+    sqlstate = "28000"
+
+    def __init__(self) -> None:
+        super().__init__("the connection must use TLS", hint="Connect with sslmode=require or a stronger one.")
+
+
+class TlsFailed(PoolerError):
+    """The TLS handshake came to no good end; the client gets TLS's own alert, never this."""
+
+    sqlstate = "08006"
+
+
+class CertificateMismatch(PoolerError):
+    """The client's certificate is of another user: PostgreSQL's own words for it."""
+
+    sqlstate = "28000"
+
+    def __init__(self, user: str) -> None:
+        super().__init__(f'certificate authentication failed for user "{user}"')
+
+    def client_text(self) -> str:
+        return self.text
+
+
+class ChannelBindingFailed(PoolerError):
+    """Client and pooler do not see the same TLS connection: PostgreSQL's own words."""
+
+    sqlstate = "28000"
+    log_level = logging.WARNING
+
+    def client_text(self) -> str:
+        return self.text
+
+
 class UnknownDatabase(PoolerError):
     """An authenticated user asked for a database that its tenant does not have."""
 

@@ -88,7 +88,9 @@ class PoolerProcess:
         self._sweep = TimeoutSweep(self._clients.sessions)
         self._clients.on_joined = self._sweep.joined
         self._console = self._clients.console = Console(self)
-        self._config = ConfigFiles(options.config_dir, self.directory, self.counters, self._take_cluster)
+        self._config = ConfigFiles(
+            options.config_dir, self.directory, self.counters, self._take_cluster, self._clients.door
+        )
         self._cluster: ClusterFile | None = None
         self._listening: tuple[Listener, ...] | None = None
         self._servers: list[asyncio.Server] = []
@@ -194,6 +196,8 @@ class PoolerProcess:
         log.info("stopped")
 
     def _take_cluster(self, cluster: ClusterFile) -> None:
+        """Raises ContractError, and then nothing has changed."""
+        self._clients.door.learn(cluster.tls.client, cluster.default_tenant, self._options.config_dir)
         self._cluster = cluster
         clients = self._clients
         clients.limits = cluster.limits

@@ -106,10 +106,11 @@ class PoolCounters:
 class ProcessCounters:
     """What the whole process has done since it started."""
 
-    __slots__ = ("clients_accepted", "errors", "logins", "reload_failures", "reloads")
+    __slots__ = ("clients_accepted", "errors", "logins", "reload_failures", "reloads", "tls_handshakes")
 
     def __init__(self) -> None:
         self.clients_accepted = 0
+        self.tls_handshakes = 0  # of clients, those that succeeded
         self.logins = 0
         self.errors: dict[str, int] = {}  # PoolerError.code -> how many were sent to clients
         self.reloads = 0

@@ -49,7 +49,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
     ("change", "path"),
     [
         ({"replicas": (Replica(name="r", host="h"),)}, "replicas"),
-        ({"require_tls": True}, "requireTLS"),
         ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
         ({"paused": True}, "paused"),
         ({"access": Access(mode="Reject")}, "access.mode"),

@@ -181,7 +181,7 @@ OF_KEY = "spec.users[0].passwordSecretRef: Secret default/acme-app: the value of
         ([tenant(pool={"minIdle": 21}), secret()], "spec.pool: minIdle must not be larger than size"),
         ([tenant(users=[]), secret()], "spec: at least one user is needed when auth.mode is Users"),
         ([tenant("a.b"), secret()], "spec.tenantId: metadata.name is no tenant id"),
-        ([tenant(requireTLS=True), secret()], "spec.requireTLS: not supported yet"),
+        ([tenant(paused=True), secret()], "spec.paused: not supported yet"),
     ],
 )
 def test_a_bad_tenant_is_refused_with_its_reason(documents: list[Any], problem: str) -> None:

@@ -53,7 +53,17 @@ def test_other_kinds_are_noted() -> None:
     ("document", "problem"),
     [
         (cluster(colour="red"), "spec.colour: unknown field"),
-        (cluster(tls={"client": {}}), "spec.tls: not supported yet"),
+        (cluster(tls={"peer": {}}), "spec.tls.peer: not supported yet"),
+        (cluster(tls={"client": {"mode": "Require"}}), "spec.tls.client: mode Require needs certSecretRef"),
+        (
+            cluster(tls={"client": {"mode": "VerifyCA", "certSecretRef": {"name": "a"}}}),
+            "spec.tls.client: mode VerifyCA needs caSecretRef",
+        ),
+        (
+            cluster(listeners=[{"name": "a", "port": 6543, "proxyProtocol": {"mode": "Require"}}]),
+            "spec.listeners[0].proxyProtocol: mode Require needs trustedCIDRs",
+        ),
+        (tenant(sniHostnames=["Acme.test"]), "spec.sniHostnames[0]: must be a host name in lower case"),
         (cluster(replicas="1"), "spec.replicas: Input should be a valid integer"),
         (cluster(listeners=[{"name": "a", "port": 80}]), "spec.listeners[0].port: Input should be greater than"),
         (cluster(defaults={"queueTimeout": 60}), "spec.defaults.queueTimeout: a duration is a whole number"),

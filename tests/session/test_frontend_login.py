@@ -29,8 +29,8 @@ VERIFIER = Verifier.from_password("secret", b"0123456789abcdef", iterations=2)
 CLOSING = Admitted | CancelRequested | Refused | NotPostgres
 
 
-def login(*, default_tenant: str | None = None, secure: bool = False) -> FrontendLogin:
-    return FrontendLogin(default_tenant=default_tenant, server_nonce="server", secure=secure)
+def login(*, default_tenant: str | None = None) -> FrontendLogin:
+    return FrontendLogin(default_tenant=default_tenant, server_nonce="server")
 
 
 def challenged(
@@ -139,10 +139,6 @@ def test_bytes_behind_an_encryption_request_are_never_understood(behind: bytes) 
     sqlstate, text = refusal(login().receive(SSL_REQUEST + behind))
     assert sqlstate == "08P01"
     assert "unencrypted data" in text
-
-
-def test_tls_inside_tls_is_a_violation() -> None:
-    assert refusal(login(secure=True).receive(SSL_REQUEST))[0] == "08P01"
 
 
 def test_an_encryption_request_with_a_body_is_a_violation() -> None:

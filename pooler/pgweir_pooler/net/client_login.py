@@ -19,13 +19,17 @@ from pgweir_pooler.errors import (
     PoolerError,
     ProtocolViolation,
     Terminated,
+    TlsFailed,
+    TlsRequired,
     TooManyClients,
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
+from pgweir_pooler.net.client_door import ClientHandshake
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
+from pgweir_pooler.net.tls_transport import TlsTransport
 from pgweir_pooler.orders import DatabaseKey
 from pgweir_pooler.pool.client_limits import ClientCaps
 from pgweir_pooler.session.frontend_login import FrontendLogin
@@ -40,6 +44,7 @@ from pgweir_pooler.session.steps import (
     NotPostgres,
     Refused,
     Send,
+    UpgradeToTls,
 )
 from pgweir_pooler.wire.messages import (
     authentication_ok,
@@ -98,6 +103,7 @@ class ClientLogin(asyncio.Protocol):
             server_nonce=secrets.token_urlsafe(18),
             is_tenant=directory.tenants.__contains__,
             has_console=clients.console is not None and clients.console.is_open,
+            policy=clients.door.policy,
         )
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
 
@@ -128,6 +134,8 @@ class ClientLogin(asyncio.Protocol):
         match step:
             case Send(data):
                 self._transport.write(data)
+            case UpgradeToTls(received):
+                self._begin_tls(received)
             case NeedSecret():
                 self._look_up(step)
             case Admitted():
@@ -140,6 +148,30 @@ class ClientLogin(asyncio.Protocol):
             case NotPostgres(reply):
                 self._transport.write(reply)
                 self._close()
+
+    def _begin_tls(self, received: bytes) -> None:
+        if not received:
+            self._transport.write(b"S")
+        handshake = ClientHandshake(self._clients.door, is_direct=bool(received))
+        tls = TlsTransport(self._transport, self, handshake.context_for, partial(self._tls_ended, handshake))
+        self._transport = tls  # takes no word from us before the handshake has ended
+        if received:
+            tls.data_received(received)
+
+    def _tls_ended(self, handshake: ClientHandshake, error: TlsFailed | None) -> None:
+        """The handshake is over, well or not."""
+        if self._is_closing:
+            return
+        if error is None:
+            assert self._login is not None
+            assert isinstance(self._transport, TlsTransport)
+            try:
+                self._login.secured(handshake.channel(self._transport.ssl_object))
+                self._clients.counters.tls_handshakes += 1
+                return
+            except TlsFailed as failed:
+                error = failed
+        self._refuse(error)
 
     def _look_up(self, need: NeedSecret) -> None:
         assert self._login is not None
@@ -175,6 +207,9 @@ class ClientLogin(asyncio.Protocol):
         login = tenant.logins.get(who.user) if tenant else None
         if clients.is_draining or tenant is None or login is None:
             self._refuse(Terminated("the pooler is shutting down" if clients.is_draining else "the tenant was removed"))
+            return
+        if tenant.entry.require_tls and self._login.channel is None:
+            self._refuse(TlsRequired())  # only now: before, it would tell who is a tenant here
             return
         database = tenant.database_for(login, who.database)
         if database is None:

@@ -1,6 +1,7 @@
 """All clients of this process: who is here, their cancel keys, and how many there may be."""
 
 import asyncio
+import datetime
 import secrets
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgweir_pooler.errors import PoolerError, Terminated
+from pgweir_pooler.net.client_door import ClientDoor
 from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
@@ -74,6 +76,7 @@ class Clients:
         # Told about each client that finished its login; set by the composition root.
         self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
+        self.door = ClientDoor(directory, lambda: datetime.datetime.now(datetime.UTC))
         self.console: ConsoleDoor | None = None  # set by the composition root
         self.ids = count(1)  # for people: SHOW CLIENTS has them
         self.default_tenant: str | None = None  # for clients that name none

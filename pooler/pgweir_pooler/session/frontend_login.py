@@ -12,7 +12,15 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import ClassVar
 
-from pgweir_pooler.errors import AuthenticationFailed, NotSupported, PoolerError, ProtocolViolation
+from pgweir_pooler.errors import (
+    AuthenticationFailed,
+    CertificateMismatch,
+    NotSupported,
+    PoolerError,
+    ProtocolViolation,
+    TlsRequired,
+)
+from pgweir_pooler.session.secure_channel import PLAIN_ONLY, SecureChannel, TlsPolicy
 from pgweir_pooler.session.startup import Startup, parse_startup
 from pgweir_pooler.session.steps import (
     Admitted,
@@ -22,11 +30,12 @@ from pgweir_pooler.session.steps import (
     NotPostgres,
     Refused,
     Send,
+    UpgradeToTls,
 )
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.inbox import Inbox
 from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, STARTUP_PACKET_MAX_BYTES
-from pgweir_pooler.wire.scram import MECHANISM, ServerExchange, Verifier
+from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ServerExchange, Verifier
 
 # 3.2 brings long cancel keys (PostgreSQL 18); 3.1 was never published and is, as in PostgreSQL, spoken like 3.0.
 NEWEST_MINOR = 2
@@ -36,11 +45,12 @@ _HTTP_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTP_TEXT), _HTTP_TEXT)
 )
-_TLS_HANDSHAKE = b"\x16\x03"
+_TLS_HANDSHAKE = b"\x16"  # the type of a TLS record; a packet's length would begin with zero
 
 
 class _State(Enum):
     STARTUP = auto()  # awaits SSLRequest, GSSENCRequest, CancelRequest or StartupMessage
+    TLS = auto()  # awaits secured()
     SECRET = auto()  # awaits secret_found()
     CLIENT_FIRST = auto()  # awaits SASLInitialResponse
     CLIENT_FIRST_DATA = auto()  # awaits the client-first that the SASLInitialResponse left out
@@ -56,8 +66,8 @@ class FrontendLogin:
     """One client's login.
 
     `server_nonce` is fresh and random for every client (printable ASCII without a comma, 18 bytes in base64
-    as PostgreSQL's). `secure` says that TLS is already up, so another SSLRequest is refused. `is_tenant` and
-    `has_console` are explained in `session.startup`.
+    as PostgreSQL's). `policy` says whether TLS is offered or demanded. `is_tenant` and `has_console` are explained in
+    `session.startup`.
     """
 
     def __init__(
@@ -65,7 +75,7 @@ class FrontendLogin:
         *,
         default_tenant: str | None,
         server_nonce: str,
-        secure: bool = False,
+        policy: TlsPolicy = PLAIN_ONLY,
         is_tenant: Callable[[str], bool] | None = None,
         has_console: bool = False,
     ) -> None:
@@ -75,10 +85,10 @@ class FrontendLogin:
         self._server_nonce = server_nonce
         self._state = _State.STARTUP
         self._inbox = Inbox(ProtocolViolation)
-        # Encryption requests that may still come, each once.
-        self._encryption_requests = {messages.GSSENC_REQUEST_CODE}
-        if not secure:
-            self._encryption_requests.add(messages.SSL_REQUEST_CODE)
+        self._policy = policy
+        self._channel: SecureChannel | None = None  # set by secured()
+        # Encryption requests that may still come, each once; none inside TLS.
+        self._encryption_requests = {messages.GSSENC_REQUEST_CODE, messages.SSL_REQUEST_CODE}
         self._startup: Startup | None = None  # set by the StartupMessage, as is the next
         self._minor = 0  # of the protocol that is spoken
         self._exchange: ServerExchange | None = None  # set by secret_found()
@@ -88,6 +98,11 @@ class FrontendLogin:
     def unconsumed(self) -> bytes:
         """Bytes that came after the login; the driver feeds them to what follows `Admitted`."""
         return self._inbox.peek(len(self._inbox)) if self._state is _State.ADMITTED else b""
+
+    @property
+    def channel(self) -> SecureChannel | None:
+        """The TLS that the client is in; None while its connection is plain."""
+        return self._channel
 
     @property
     def client_key(self) -> bytes:
@@ -100,6 +115,16 @@ class FrontendLogin:
             self._inbox.add(data)
         return self._run([])
 
+    def secured(self, channel: SecureChannel) -> None:
+        """Answers UpgradeToTls: the handshake is over, and what comes next was encrypted."""
+        assert self._state is _State.TLS, "secured() answers one UpgradeToTls"
+        self._channel = channel
+        self._encryption_requests.clear()
+        if channel.tenant is not None:
+            self._default_tenant = channel.tenant
+            self._has_console = False
+        self._state = _State.STARTUP
+
     def secret_found(self, verifier: Verifier, *, real: bool) -> list[FrontendStep]:
         """Answers NeedSecret; `real=False` with a mock verifier when there is no such tenant or user.
 
@@ -108,10 +133,12 @@ class FrontendLogin:
         if self._state is _State.CLOSED:
             return []
         assert self._state is _State.SECRET, "secret_found() answers one NeedSecret"
-        self._exchange = ServerExchange(verifier, self._server_nonce)
+        binding = self._channel.binding if self._channel is not None else b""
+        self._exchange = ServerExchange(verifier, self._server_nonce, binding)
         self._secret_is_real = real
         self._state = _State.CLIENT_FIRST
-        return self._run([Send(messages.authentication_sasl([MECHANISM]))])
+        mechanisms = [MECHANISM_PLUS, MECHANISM] if binding else [MECHANISM]
+        return self._run([Send(messages.authentication_sasl(mechanisms))])
 
     def _run(self, steps: _Steps) -> _Steps:
         """Lets handlers work until one lacks bytes or the state has none."""
@@ -139,7 +166,10 @@ class FrontendLogin:
         if start in _HTTP_METHODS:
             self._close()
             return [NotPostgres(_HTTP_REPLY)]
-        if len(start) == 4 and start.startswith(_TLS_HANDSHAKE):
+        if start.startswith(_TLS_HANDSHAKE) and self._channel is None:
+            if self._policy.is_offered and len(self._encryption_requests) == 2:
+                self._state = _State.TLS
+                return [UpgradeToTls(self._inbox.take_all())]
             raise NotSupported(
                 "TLS without a preceding SSLRequest is not supported",
                 hint="Connect with sslnegotiation=postgres.",
@@ -164,6 +194,9 @@ class FrontendLogin:
         if len(self._inbox):
             raise ProtocolViolation("received unencrypted data after encryption request")
         self._encryption_requests.remove(code)
+        if code == messages.SSL_REQUEST_CODE and self._policy.is_offered:
+            self._state = _State.TLS
+            return [UpgradeToTls()]
         return [Send(b"N")]
 
     def _startup_message(self, major: int, minor: int, body: bytes) -> _Steps:
@@ -171,12 +204,15 @@ class FrontendLogin:
             raise NotSupported(
                 f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
             )
+        if self._policy.is_required and self._channel is None:
+            raise TlsRequired
         self._startup = parse_startup(
             messages.parse_startup_parameters(body),
             default_tenant=self._default_tenant,
             is_tenant=self._is_tenant,
             has_console=self._has_console,
         )
+        self._check_certificate(self._startup)
         steps: _Steps = []
         unknown = self._startup.unknown_options
         self._minor = min(minor, NEWEST_MINOR)
@@ -187,6 +223,17 @@ class FrontendLogin:
         steps.append(NeedSecret(*self._startup.identity))
         self._state = _State.SECRET
         return steps
+
+    def _check_certificate(self, startup: Startup) -> None:
+        """Under VerifyFull the certificate names the user; the users of the default tenant need no suffix in it."""
+        if not self._policy.names_user:
+            return
+        tenant, user, _ = startup.identity
+        fitting = {f"{user}.{tenant}"} if tenant else {user}
+        if tenant == self._policy.default_tenant:
+            fitting.add(user)
+        if self._channel is None or fitting.isdisjoint(self._channel.peer_names):
+            raise CertificateMismatch(startup.shown_user)
 
     # --- SCRAM
 
@@ -202,7 +249,9 @@ class FrontendLogin:
         if body is None:
             return None
         mechanism, data = messages.parse_sasl_initial_response(body)
-        if mechanism != MECHANISM.encode():
+        assert self._exchange is not None
+        self._exchange.is_bound = mechanism == MECHANISM_PLUS.encode() and self._exchange.offers_binding
+        if mechanism != MECHANISM.encode() and not self._exchange.is_bound:
             raise ProtocolViolation("client selected an invalid SASL authentication mechanism")
         if data is None:
             self._state = _State.CLIENT_FIRST_DATA

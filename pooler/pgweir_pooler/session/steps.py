@@ -28,6 +28,16 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeToTls:
+    """Begin TLS, then call `FrontendLogin.secured`. Nothing else is understood until then.
+
+    `received` has the first bytes of a client that began TLS by itself; without any, answer `S` first.
+    """
+
+    received: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class NeedSecret:
     """Look up this user's verifier, answer by `FrontendLogin.secret_found`; nobody is authenticated yet."""
 
@@ -88,6 +98,6 @@ class Failed:
     error: PoolerError
 
 
-FrontendStep = Send | NeedSecret | Admitted | CancelRequested | Refused | NotPostgres
+FrontendStep = Send | UpgradeToTls | NeedSecret | Admitted | CancelRequested | Refused | NotPostgres
 BackendStep = Send | LoggedIn | Failed
 Step = FrontendStep | BackendStep

@@ -1,7 +1,7 @@
 """SCRAM-SHA-256 (RFC 5802, RFC 7677) in both roles, by PostgreSQL's rules (auth-scram.c, fe-auth-scram.c).
 
-Messages go in and come out as the bytes of the SASL data; nonces and salts are arguments. Without channel
-binding: `SCRAM-SHA-256-PLUS` is neither offered nor chosen. The server role recovers the ClientKey from a
+Messages go in and come out as the bytes of the SASL data; nonces, salts and the data of channel bindings are
+arguments. The server role recovers the ClientKey from a
 good proof, which is all that is needed to log in elsewhere as the same user. No repr, error or log shows a
 key, a salt or a password.
 """
@@ -13,14 +13,17 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
-from pgweir_pooler.errors import NotSupported, ProtocolViolation
+from pgweir_pooler.errors import ChannelBindingFailed, NotSupported, ProtocolViolation
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.limits import SCRAM_ITERATIONS_MAX
 from pgweir_pooler.wire.saslprep import prepared
 
 MECHANISM = "SCRAM-SHA-256"
+MECHANISM_PLUS = "SCRAM-SHA-256-PLUS"
+BINDING_TYPE = b"tls-server-end-point"  # RFC 5929 section 4, the only one that PostgreSQL knows
 DEFAULT_ITERATIONS = 4096  # PostgreSQL's scram_iterations
 KEY_BYTES = 32
+_SHOWN_MAX_CHARS = 63
 _MOCK_SALT_BYTES = 16  # SCRAM_DEFAULT_SALT_LEN
 
 # RFC 5802 section 7: printable ASCII without the comma.
@@ -83,21 +86,42 @@ def mock_verifier(user: str, secret_key: bytes, iterations: int = DEFAULT_ITERAT
 
 
 class ServerExchange:
-    """The server's role: client-first in, server-first out, client-final in, server-final or nothing out."""
+    """The server's role: client-first in, server-first out, client-final in, server-final or nothing out.
 
-    __slots__ = ("_auth_prefix", "_gs2_header", "_nonce", "_server_nonce", "_verifier", "client_key")
+    `binding` is the tls-server-end-point of the connection when SCRAM-SHA-256-PLUS was offered, else empty; `is_bound`
+    is set when the client chose that mechanism.
+    """
 
-    def __init__(self, verifier: Verifier, server_nonce: str) -> None:
+    __slots__ = (
+        "_auth_prefix",
+        "_binding",
+        "_gs2_header",
+        "_nonce",
+        "_server_nonce",
+        "_verifier",
+        "client_key",
+        "is_bound",
+    )
+
+    def __init__(self, verifier: Verifier, server_nonce: str, binding: bytes = b"") -> None:
         self._verifier = verifier
+        self._binding = binding
+        self.is_bound = False
         self._server_nonce = server_nonce.encode("ascii")
         self._gs2_header = b""
         self._nonce = b""
         self._auth_prefix = b""  # client-first-bare "," server-first ","
         self.client_key = b""  # the user's ClientKey once the proof was good
 
+    @property
+    def offers_binding(self) -> bool:
+        """Whether the client could have chosen SCRAM-SHA-256-PLUS."""
+        return bool(self._binding)
+
     def receive_first(self, message: bytes) -> bytes:
-        """Takes client-first, returns server-first; raises ProtocolViolation or NotSupported."""
+        """Takes client-first, returns server-first; raises ProtocolViolation, NotSupported, ChannelBindingFailed."""
         header_bytes, bare = _split_client_first(message)
+        self._check_flag(header_bytes)
         fields = _Attributes(bare, ProtocolViolation)
         if fields.next_name() == b"m":
             raise NotSupported("client requires an unsupported SCRAM extension")
@@ -117,17 +141,49 @@ class ServerExchange:
         return server_first
 
     def receive_final(self, message: bytes) -> bytes | None:
-        """Takes client-final; returns server-final, None for a wrong proof; raises ProtocolViolation."""
+        """Takes client-final; returns server-final, None for a wrong proof.
+
+        Raises ProtocolViolation, and ChannelBindingFailed when client and server do not see the same TLS.
+        """
         without_proof, separator, proof_text = message.partition(b",p=")
         if not separator:
             raise ProtocolViolation("malformed SCRAM message: the proof is missing")
         fields = _Attributes(without_proof, ProtocolViolation)
-        if fields.take(b"c") != base64.b64encode(self._gs2_header):
+        bound = self._binding if self.is_bound else b""
+        if not hmac.compare_digest(fields.take(b"c"), base64.b64encode(self._gs2_header + bound)):
+            if self.is_bound:
+                raise ChannelBindingFailed("SCRAM channel binding check failed")
             raise ProtocolViolation("unexpected SCRAM channel-binding attribute in client-final-message")
         if fields.take(b"r") != self._nonce:
             raise ProtocolViolation("invalid SCRAM response: the nonce does not match")
         fields.skip_optional()
         return self._check(_proof(proof_text), self._auth_prefix + without_proof)
+
+    def _check_flag(self, header: bytes) -> None:
+        """What the client says of channel binding, by PostgreSQL's rules (read_client_first_message)."""
+        flag = header[:1]
+        if flag == b"p" and not self.is_bound:
+            raise ProtocolViolation(
+                "malformed SCRAM message",
+                detail="The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes "
+                "channel binding data.",
+            )
+        if flag != b"p" and self.is_bound:
+            raise ProtocolViolation(
+                "malformed SCRAM message",
+                detail="The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding "
+                "data.",
+            )
+        if flag == b"y" and self._binding:
+            # Somebody between us took the mechanism out of our list.
+            raise ChannelBindingFailed(
+                "SCRAM channel binding negotiation error",
+                detail="The client supports SCRAM channel binding but thinks the server does not.  "
+                "However, this server does support channel binding.",
+            )
+        if flag == b"p" and header != b"p=" + BINDING_TYPE + b",,":
+            name = "".join(chr(c) if 0x20 < c < 0x7F else "?" for c in header[2:-2][:_SHOWN_MAX_CHARS])
+            raise ProtocolViolation(f'unsupported SCRAM channel-binding type "{name}"')
 
     def _check(self, proof: bytes, auth_message: bytes) -> bytes | None:
         # The same work for right and wrong proofs, real and mock verifiers.
@@ -239,9 +295,7 @@ class _Attributes:
 def _split_client_first(message: bytes) -> tuple[bytes, bytes]:
     """gs2 header (to its second comma) and client-first-bare."""
     flag, comma, after_flag = message.partition(b",")
-    if flag.startswith(b"p="):
-        raise ProtocolViolation("client asks for SCRAM channel binding, which was not offered")
-    if flag not in (b"n", b"y") or not comma:
+    if not (flag in (b"n", b"y") or flag.startswith(b"p=")) or not comma:
         raise ProtocolViolation("malformed SCRAM message: unexpected channel-binding flag")
     authzid, comma, bare = after_flag.partition(b",")
     if authzid.startswith(b"a="):
