@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pgweir_contract.admin import AdminConsole, AdminUser
+from pgweir_contract.auth import Auth
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import (
     ContractModel,
@@ -24,7 +25,6 @@ from pgweir_contract.json_form import (
 from pgweir_contract.names import CONTRACT_VERSION, SESSION_PORT, TRANSACTION_PORT, instance_key
 from pgweir_contract.tenant import (
     Access,
-    Auth,
     Clients,
     Database,
     Listen,

@@ -7,11 +7,11 @@ pool, so a lookup happens once per login.
 
 import asyncio
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_pooler.credentials import Credentials, Stored
 from pgweir_pooler.errors import Terminated
 from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
@@ -21,9 +21,7 @@ from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
-from pgweir_pooler.wire.scram import Verifier
 
-_SALT_BYTES = 16
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
 # other must not fill memory.
 PARAMETER_SETS_PER_POOL = 256
@@ -35,30 +33,31 @@ class Endpoint:
     __slots__ = (
         "always_resets",
         "connect_timeout_s",
+        "credentials",
         "database",
         "host",
         "max_prepared",
-        "passwords",
         "port",
         "user",
     )
 
-    def __init__(self, upstream: Upstream, database: Database, user: User, settings: PoolSettings) -> None:
+    def __init__(self, upstream: Upstream, database: Database, login: "Login", settings: PoolSettings) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
-        self.user = user.name
-        self.passwords = tuple(p.get_secret_value() for p in user.passwords)
+        self.user = login.entry.name
+        self.credentials = login.credentials
         self.connect_timeout_s = upstream.connect_timeout
         self.always_resets = settings.reset == "Always"
         self.max_prepared = settings.max_prepared_statements
 
     def leads_to_the_same_servers(self, other: "Endpoint") -> bool:
         """Whether servers that were opened for the other endpoint may be kept."""
-        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
+        is_alike = all(getattr(self, x) == getattr(other, x) for x in self.__slots__ if x not in _NOT_COMPARED)
+        return is_alike and self.credentials.is_akin(other.credentials)
 
 
-_ONLY_FOR_NEW = ("connect_timeout_s",)
+_NOT_COMPARED = ("connect_timeout_s", "credentials")  # the first is for new servers, the second compares by itself
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -111,18 +110,11 @@ class TenantPool:
 class Login:
     """A user of a tenant, as far as logging in goes."""
 
-    __slots__ = ("_verifier", "entry")
+    __slots__ = ("credentials", "entry")
 
-    def __init__(self, entry: User) -> None:
+    def __init__(self, entry: User, credentials: Credentials) -> None:
         self.entry = entry
-        self._verifier: Verifier | None = None
-
-    def verifier(self) -> Verifier:
-        """The user's SCRAM verifier; made from the password at the first login (1-2 ms) and kept."""
-        if self._verifier is None:
-            password = self.entry.passwords[0].get_secret_value()  # `support` lets no user in without one
-            self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
-        return self._verifier
+        self.credentials = credentials
 
 
 class Tenant:
@@ -136,16 +128,35 @@ class Tenant:
         self.learn(entry)
 
     def learn(self, entry: TenantEntry) -> None:
-        """Takes over users and databases; verifiers that are still right are kept."""
+        """Takes over users and databases; verifiers that are still right, and what was proved of them, are kept."""
         self.entry = entry
-        logins = {u.login_name: Login(u) for u in entry.users}
+        logins = {u.login_name: Login(u, Credentials.of(u)) for u in entry.users}
         for name, login in logins.items():
             known = self.logins.get(name)
-            if known is not None and _same_credentials(known.entry, login.entry):
+            if known is not None and known.credentials.is_same(login.credentials):
                 known.entry = login.entry
                 logins[name] = known
+            elif known is not None:
+                login.credentials.take_over(known.credentials)
         self.logins = logins
         self.databases = {d.name: d for d in entry.databases}
+
+    def login_of(self, name: str) -> Login | None:
+        """The user that clients call so."""
+        return self.logins.get(name)
+
+    def usual_secret(self) -> Stored | None:
+        """What users of the tenant have who have no password here, so that those who are not there look alike."""
+        for login in self.logins.values():
+            for secret in login.credentials.stored(0.0):
+                return secret
+        return None
+
+    def retry_pools(self, name: str) -> None:
+        """Servers of the user can be opened that could not be before."""
+        for (_, user), held in self.pools.items():
+            if user == name:
+                held.pool.retry()
 
     def database_for(self, login: Login, name: str) -> Database | None:
         """The database if the tenant has it and the user may connect to it."""
@@ -230,7 +241,7 @@ class Directory:
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
         settings = tenant.entry.pool_settings(database, login.entry)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings))
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login, settings))
         held.timeouts = _timeouts(settings)
         self._give_pool(held, settings)
         return held
@@ -250,7 +261,7 @@ class Directory:
     def _refit(self, tenant: Tenant, key: tuple[str, str], held: TenantPool) -> None:
         """Brings one pool to its tenant's new entry."""
         database_name, login_name = key
-        login = tenant.logins.get(login_name)
+        login = tenant.login_of(login_name)
         database = tenant.database_for(login, database_name) if login else None
         if login is None or database is None:
             del tenant.pools[key]
@@ -258,7 +269,7 @@ class Directory:
             return
         before = held.endpoint
         settings = tenant.entry.pool_settings(database, login.entry)
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login, settings)
         held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at
@@ -271,6 +282,8 @@ class Directory:
         if not endpoint.leads_to_the_same_servers(before):
             held.parameters.clear()
             held.pool.retire()
+        elif endpoint.credentials is not before.credentials:
+            held.pool.retry()
         held.pool.resize(_limits(settings, endpoint))
 
     def _dismiss(self, held: TenantPool, why: str) -> None:
@@ -310,10 +323,6 @@ class Directory:
         instance = self.instances.get(key)
         if instance is not None and instance.ledger.limit != self._limit_of(key):
             instance.resize(self._limit_of(key))
-
-
-def _same_credentials(one: User, other: User) -> bool:
-    return one.passwords == other.passwords
 
 
 def _timeouts(settings: PoolSettings) -> Timeouts:

@@ -61,9 +61,10 @@ def pool_rows(scene: Scene) -> Rows:
             *(sum(pool.idle for pool in pools), 0, lent.tested, sum(pool.opening for pool in pools)),
             *(wait_us // _US, wait_us % _US, mode, None),
             *(key.tenant, sum(pool.closing for pool in pools), int(orders.is_paused(database))),
+            next((error.code for pool in pools if (error := pool.ledger.backoff.error) is not None), None),
         )
     name = scene.console_database
-    yield (name, name, len(scene.admins), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "statement", None, None, 0, 0)
+    yield (name, name, len(scene.admins), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "statement", None, None, 0, 0, None)
 
 
 def database_rows(scene: Scene) -> Rows:

@@ -37,8 +37,14 @@ class ConsoleDoor(Protocol):
         """Whether there is anybody who may log in."""
         ...
 
-    def verifier(self, user: str) -> "tuple[Verifier, bool]":
+    def verifier(self, user: str, address: str) -> "tuple[Verifier, bool]":
         """The user's verifier and True, or one that no password fits and False."""
+
+    def failed(self, user: str, address: str) -> None:
+        """The password was wrong."""
+
+    def succeeded(self, user: str, address: str) -> None:
+        """The password was right."""
 
     def enter(
         self, user: str, settings: "Settings", transport: asyncio.Transport, early: bytes, client_id: int

@@ -3,18 +3,25 @@
 import asyncio
 import secrets
 import socket
+from time import time
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerUnreachable
+import structlog
+
+from pgweir_pooler.errors import NoClientKey, PoolerError, ServerLoginFailed, ServerUnreachable
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
+from pgweir_pooler.wire.scram_keys import ScramKeys
+
+log = structlog.get_logger()
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import Endpoint, TenantPool
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
+    from pgweir_pooler.session.backend_login import Secret
 
 # A dead peer is noticed after 60 + 3 x 10 s, as libpq users expect from tcp_keepalives_*.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -44,8 +51,12 @@ class Connector:
         the login, the server still belongs to this pool, which closes it: its place in the budget is there.
         """
         endpoint = held.endpoint
-        error: PoolerError = ServerUnreachable("no password is configured for the database")
-        for password in endpoint.passwords:
+        credentials = endpoint.credentials
+        error: PoolerError = NoClientKey()
+        ways = credentials.upstream(time())
+        if not ways and not isinstance(pool.ledger.backoff.error, NoClientKey):  # said once, not at each try
+            log.warning("no server is opened", code=error.code, reason=error.log_text(), pool=str(pool.key))
+        for password in ways:
             if pool is not held.pool:  # `endpoint` is then, or may be, that of another instance
                 raise ServerUnreachable("the tenant moved to another database server")
             try:
@@ -53,11 +64,13 @@ class Connector:
             except ServerLoginFailed as failed:
                 if failed.wire_sqlstate() != "28P01":
                     raise
+                if isinstance(password, ScramKeys):
+                    credentials.drop(password)
                 error = failed  # the next password may be the right one while it is being rotated
         raise error
 
     async def _log_in(
-        self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: str
+        self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: "Secret"
     ) -> ServerConnection | ListeningServer:
         loop = asyncio.get_running_loop()
         will_listen = slot in pool.ledger.listening.opening
