@@ -39,8 +39,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "paused", "a tenant cannot be paused; use false"
     if tenant.access.mode != "Open":
         yield "access.mode", "a tenant cannot be closed; use Open"
-    if tenant.auth.mode != "Users":
-        yield "auth.mode", "users are not looked up in the database; list them and use Users"
     if tenant.parameters:
         yield "parameters", "server parameters are not set; leave the map empty"
     yield from _pool("pool", tenant.pool)

@@ -8,7 +8,6 @@ from pydantic import SecretStr
 from contract.contract_values import tenant
 from pgweir_contract.models import (
     Access,
-    Auth,
     ClusterFile,
     Database,
     Member,
@@ -63,7 +62,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
         ({"paused": True}, "paused"),
         ({"access": Access(mode="Reject")}, "access.mode"),
-        ({"auth": Auth(mode="AuthQuery", user="auth", passwords=(SecretStr("x"),))}, "auth.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
         (

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pgweir_pooler.console.encoding import Row, Rows
     from pgweir_pooler.console.scene import Scene
     from pgweir_pooler.console.stats import Stats
-    from pgweir_pooler.directory import Login, Tenant
+    from pgweir_pooler.directory import Tenant
+    from pgweir_pooler.login import Login
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.telemetry import PoolCounters
 

@@ -21,6 +21,7 @@ from pgweir_pooler.errors import (
     ProtocolViolation,
     Terminated,
     TooManyClients,
+    TooManyUsers,
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
@@ -204,7 +205,11 @@ class ClientLogin(asyncio.Protocol):
         # the places of others.
         del clients.logins[self]
         clients.admitted[self] = None
-        self._held = held = clients.directory.pool_for(tenant, database, login)
+        try:
+            self._held = held = clients.directory.pool_for(tenant, database, login)
+        except TooManyUsers as error:
+            self._refuse(error)
+            return
         settings, _ = split_application_name(admitted.settings)
         known = held.parameters.get(settings)
         if known is not None and not self._may_adopt(held.pool):

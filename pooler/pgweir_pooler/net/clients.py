@@ -9,6 +9,7 @@ import structlog
 
 from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.user_lookups import UserLookups
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
@@ -71,6 +72,7 @@ class Clients:
         self.counters = counters
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
+        self.lookups = UserLookups(loop, directory)
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them

@@ -10,12 +10,15 @@ import structlog
 
 from pgweir_pooler.errors import NoClientKey, PoolerError, ServerLoginFailed, ServerUnreachable
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 from pgweir_pooler.wire.scram_keys import ScramKeys
 
 log = structlog.get_logger()
+
+Server = ServerConnection | ListeningServer | LookupServer
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import Endpoint, TenantPool
@@ -42,7 +45,7 @@ class Connector:
     def __init__(self, canceller: Canceller) -> None:
         self._canceller = canceller
 
-    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection | ListeningServer:
+    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> "Server":
         """One more server for the pool, in its slot, to lend or to listen with.
 
         Raises PoolerError; the pool bounds the time.
@@ -71,7 +74,7 @@ class Connector:
 
     async def _log_in(
         self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: "Secret"
-    ) -> ServerConnection | ListeningServer:
+    ) -> "Server":
         loop = asyncio.get_running_loop()
         will_listen = slot in pool.ledger.listening.opening
         login = BackendLogin(
@@ -79,7 +82,7 @@ class Connector:
             database=endpoint.database,
             passwords=[password],
             client_nonce=secrets.token_urlsafe(18),
-            parameters={"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"},
+            parameters=_parameters(held, will_listen=will_listen),
         )
         try:
             transport, dialogue = await loop.create_connection(
@@ -93,8 +96,10 @@ class Connector:
             transport.abort()
             raise
         keep_alive(transport)
-        server: ServerConnection | ListeningServer
-        if will_listen:
+        server: Server
+        if held.is_for_lookups:
+            server = LookupServer(pool, slot, loop, done)
+        elif will_listen:
             server = ListeningServer(pool, slot, loop)
         else:
             server = ServerConnection(
@@ -117,6 +122,20 @@ class Connector:
         if done.rest:
             server.data_received(done.rest)
         return server
+
+
+def _parameters(held: "TenantPool", *, will_listen: bool) -> dict[str, str]:
+    """What a server is told at its login; nothing of it is a client's."""
+    if held.is_for_lookups:
+        timeout_ms = max(1, round(held.endpoint.connect_timeout_s * 1000))
+        return {
+            "application_name": "pgweir auth_query",
+            "client_encoding": "UTF8",
+            # Whatever the role or the database say: nothing that is not PostgreSQL's own is found by a bare name.
+            "search_path": "pg_catalog, pg_temp",
+            "statement_timeout": str(timeout_ms),
+        }
+    return {"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"}
 
 
 class _LoginDialogue(asyncio.Protocol):
