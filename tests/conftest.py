@@ -27,12 +27,14 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 # Room for several poolers of several tests on one server, and for tests that fill a pool.
 _SETTINGS = {"max_connections": "200"}
+# SCRAM for roles that have a SCRAM verifier, md5 for those that have an md5 hash.
+_AUTH = "md5"
 
 
 @pytest.fixture(scope="session")
 def postgres18() -> Iterator[PostgresServer]:
     """PostgreSQL 18, from the wheel that `pgweir[demo]` brings."""
-    with PostgresServer(embedded_bin_dir(), settings=_SETTINGS) as server:
+    with PostgresServer(embedded_bin_dir(), settings=_SETTINGS, auth=_AUTH) as server:
         yield server
 
 
@@ -43,7 +45,7 @@ def postgres15() -> Iterator[PostgresServer]:
         bin_dir = debian_bin_dir(15)
     except LocalPostgresError as error:
         pytest.skip(str(error))
-    with PostgresServer(bin_dir, settings=_SETTINGS) as server:
+    with PostgresServer(bin_dir, settings=_SETTINGS, auth=_AUTH) as server:
         yield server
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pgweir_contract.json_form import ContractModel, Listed, Password, PgName, unique
-from pgweir_contract.tenant import Verifier
+from pgweir_contract.auth import SECRETS_MAX, Passwords, ScramVerifier
+from pgweir_contract.json_form import ContractModel, Listed, PgName, unique
 
 AdminRole = Literal["Admin", "Stats"]
 
@@ -29,8 +29,8 @@ class AdminUser(ContractModel):
 
     name: AdminName
     role: AdminRole
-    passwords: Annotated[Listed[Password], Field(max_length=4)] = ()
-    verifiers: Annotated[Listed[Verifier], Field(max_length=4)] = ()
+    passwords: Passwords = ()
+    verifiers: Annotated[Listed[ScramVerifier], Field(max_length=SECRETS_MAX)] = ()
 
     @model_validator(mode="after")
     def _has_credentials(self) -> Self:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from pgweir_contract.admin import AdminConsole, AdminUser
+from pgweir_contract.auth import Auth
 from pgweir_contract.client_tls import ClientTls, ClusterTls, ProxyProtocol
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import (
@@ -26,7 +27,6 @@ from pgweir_contract.names import CONTRACT_VERSION, SESSION_PORT, TRANSACTION_PO
 from pgweir_contract.pems import PemDigest
 from pgweir_contract.tenant import (
     Access,
-    Auth,
     Clients,
     Database,
     Listen,

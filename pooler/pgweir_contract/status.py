@@ -32,6 +32,7 @@ class PoolStatus(ContractModel):
     servers_closing: Natural
     servers_listening: Natural = 0  # listen for notifications; outside of `size`
     size: Natural
+    error: str | None = None  # the code of the last login's error, until one succeeds: NoClientKey, ServerUnreachable…
     pinned: dict[str, Natural] = Field(
         default_factory=dict
     )  # clients that keep their server between transactions, by why

@@ -20,9 +20,6 @@ def unsupported_cluster(cluster: ClusterFile) -> list[str]:
     found = []
     if len(cluster.members) > 1:
         found.append("members: not supported yet: one pooler process per cluster; use one member")
-    for i, user in enumerate(cluster.admin.users):
-        if len(user.passwords) + len(user.verifiers) > 1:
-            found.append(f"admin.users[{i}]: not supported yet: give one password or one verifier")
     return found
 
 
@@ -37,8 +34,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "paused", "a tenant cannot be paused; use false"
     if tenant.access.mode != "Open":
         yield "access.mode", "a tenant cannot be closed; use Open"
-    if tenant.auth.mode != "Users":
-        yield "auth.mode", "users are not looked up in the database; list them and use Users"
     if tenant.parameters:
         yield "parameters", "server parameters are not set; leave the map empty"
     yield from _pool("pool", tenant.pool)
@@ -64,9 +59,3 @@ def _user(path: str, user: User) -> Iterator[tuple[str, str]]:
     yield from _pool(f"{path}.pool", user.pool)
     if user.pool and user.pool.max_clients is not None:
         yield f"{path}.pool.maxClients", f"write {path}.maxClients instead"
-    if not user.passwords:
-        yield f"{path}.passwords", "a verifier alone cannot log in to PostgreSQL; give the password"
-    elif user.verifiers:
-        yield f"{path}.verifiers", "clients are checked by the password; leave the list empty"
-    if len(user.passwords) > 1:
-        yield f"{path}.passwords", "only one password at a time is valid; list one"

@@ -4,32 +4,19 @@ Pool settings come resolved: `TenantEntry.pool` has the cluster's defaults in it
 override single settings; `pool_settings` puts the three together, the user's word last.
 """
 
-import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
+from pgweir_contract.auth import Auth, Passwords, Verifiers
 from pgweir_contract.client_tls import DnsName, TenantTls
 from pgweir_contract.durations import Duration, PositiveDuration
-from pgweir_contract.json_form import ContractModel, Host, Listed, Password, PgName, Port, TenantId, unique
+from pgweir_contract.json_form import ContractModel, Host, Listed, PgName, Port, TenantId, unique
 from pgweir_contract.names import instance_key
 from pgweir_contract.pems import PemRef
+from pgweir_contract.timestamps import Timestamp
 from pgweir_contract.upstream_tls import UpstreamTls
-
-# `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`, PostgreSQL's own form (pg_authid.rolpassword).
-_VERIFIER: Final = re.compile(
-    r"SCRAM-SHA-256\$[1-9][0-9]{0,8}:[A-Za-z0-9+/]{4,}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}="
-)
-
-
-def _verifier(secret: SecretStr) -> SecretStr:
-    if _VERIFIER.fullmatch(secret.get_secret_value()) is None:
-        raise ValueError("a verifier has the form SCRAM-SHA-256$ITERATIONS:SALT$STOREDKEY:SERVERKEY")
-    return secret
-
-
-Verifier = Annotated[SecretStr, Field(min_length=1, max_length=1024), AfterValidator(_verifier)]
 
 PoolSize = Annotated[int, Field(ge=1, le=10_000)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
@@ -125,12 +112,14 @@ class Database(ContractModel):
 
 
 class User(ContractModel):
-    """Who may log in, and with what; the password is also used upstream. See `support` for what is not built."""
+    """Who may log in, and with what; a password is also used upstream, a verifier lets the client's own proof in."""
 
     name: PgName
     alias: PgName | None = None  # the name that clients log in with; None: the same as name
-    passwords: Annotated[Listed[Password], Field(max_length=4)] = ()
-    verifiers: Annotated[Listed[Verifier], Field(max_length=4)] = ()
+    passwords: Passwords = ()  # the newest first, as the verifiers
+    verifiers: Verifiers = ()
+    overlap_until: Timestamp | None = None  # from then on only the first password, or verifier, counts
+    valid_until: Timestamp | None = None  # no login after it
     max_clients: Clients | None = None
     databases: Annotated[Listed[PgName], Field(max_length=128)] | None = None  # None: all of the tenant's
     pool: PoolOverrides | None = None
@@ -158,12 +147,6 @@ class Listen(ContractModel):
 
     # When notifications may have been lost: the sessions that listen end, or get a warning, which drivers ignore.
     on_gap: Literal["Disconnect", "Notice"] = "Disconnect"
-
-
-class Auth(ContractModel):
-    """Where the users' credentials come from."""
-
-    mode: Literal["Users", "AuthQuery"] = "Users"
 
 
 Parameters = Annotated[

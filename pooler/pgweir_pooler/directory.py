@@ -7,14 +7,15 @@ pool, so a lookup happens once per login.
 
 import asyncio
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream
 from pgweir_contract.pems import pems_of
-from pgweir_pooler.errors import Terminated
+from pgweir_pooler.credentials import Credentials, Stored
+from pgweir_pooler.errors import Terminated, TooManyUsers
+from pgweir_pooler.login import Login
 from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
 from pgweir_pooler.pool.pool import Instance, Pool
@@ -24,15 +25,15 @@ from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.sni_names import SniNames
 from pgweir_pooler.telemetry import PoolCounters
-from pgweir_pooler.wire.scram import Verifier
+from pgweir_pooler.user_cache import Found, UserCache
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-_SALT_BYTES = 16
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
 # other must not fill memory.
 PARAMETER_SETS_PER_POOL = 256
+LOOKUP_IDLE_S = 60.0  # a connection that users are looked up on stays for so long when nobody is
 
 
 class Endpoint:
@@ -41,10 +42,10 @@ class Endpoint:
     __slots__ = (
         "always_resets",
         "connect_timeout_s",
+        "credentials",
         "database",
         "host",
         "max_prepared",
-        "passwords",
         "pems",
         "port",
         "tls",
@@ -55,15 +56,15 @@ class Endpoint:
         self,
         upstream: Upstream,
         database: Database,
-        user: User,
+        login: "Login",
         settings: PoolSettings,
         pems: Mapping[str, "SecretStr"],
     ) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
-        self.user = user.name
-        self.passwords = tuple(p.get_secret_value() for p in user.passwords)
+        self.user = login.entry.name
+        self.credentials = login.credentials
         self.connect_timeout_s = upstream.connect_timeout
         self.tls = upstream.tls
         self.pems = pems_of(upstream.tls.pem_refs("upstream.tls"), pems)  # `tls` names them by digest
@@ -72,10 +73,12 @@ class Endpoint:
 
     def leads_to_the_same_servers(self, other: "Endpoint") -> bool:
         """Whether servers that were opened for the other endpoint may be kept."""
-        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
+        is_alike = all(getattr(self, x) == getattr(other, x) for x in self.__slots__ if x not in _NOT_COMPARED)
+        return is_alike and self.credentials.is_akin(other.credentials)
 
 
-_ONLY_FOR_NEW = ("connect_timeout_s", "pems")
+# The first two are for new servers, the last compares by itself.
+_NOT_COMPARED = ("connect_timeout_s", "pems", "credentials")
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -92,6 +95,7 @@ class TenantPool:
         "counters",
         "endpoint",
         "identity",
+        "is_for_lookups",
         "parameters",
         "pool",
         "server_parameters",
@@ -104,6 +108,7 @@ class TenantPool:
         self.tenant = tenant
         self.identity = identity
         self.endpoint = endpoint
+        self.is_for_lookups = False  # its one server looks users up; no client has anything to do with it
         self.counters = PoolCounters()  # of all its pools, one after the other
         self.statements = StatementTable()
         self.pool: Pool  # set by the directory as soon as this object exists, as the next one
@@ -125,23 +130,6 @@ class TenantPool:
         self.parameters[settings] = dict(parameters)
 
 
-class Login:
-    """A user of a tenant, as far as logging in goes."""
-
-    __slots__ = ("_verifier", "entry")
-
-    def __init__(self, entry: User) -> None:
-        self.entry = entry
-        self._verifier: Verifier | None = None
-
-    def verifier(self) -> Verifier:
-        """The user's SCRAM verifier; made from the password at the first login (1-2 ms) and kept."""
-        if self._verifier is None:
-            password = self.entry.passwords[0].get_secret_value()  # `support` lets no user in without one
-            self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
-        return self._verifier
-
-
 class Tenant:
     """One tenant: its users, databases and pools."""
 
@@ -150,19 +138,58 @@ class Tenant:
         self.logins: dict[str, Login] = {}  # by the name that clients log in with
         self.databases: dict[str, Database] = {}
         self.pools: dict[tuple[str, str], TenantPool] = {}  # by database and login name; made at the first login
+        self.users: UserCache | None = None  # of those that are not listed; None where nobody is looked up
+        self.lookups: TenantPool | None = None  # made when somebody is looked up first
+        self.lookup_problem = ""  # why the last lookup failed, if it did
         self.learn(entry)
 
     def learn(self, entry: TenantEntry) -> None:
-        """Takes over users and databases; verifiers that are still right are kept."""
+        """Takes over users and databases; verifiers that are still right, and what was proved of them, are kept."""
+        self._learn_auth(self.entry, entry)
         self.entry = entry
-        logins = {u.login_name: Login(u) for u in entry.users}
+        logins = {u.login_name: Login(u, Credentials.of(u)) for u in entry.users}
         for name, login in logins.items():
             known = self.logins.get(name)
-            if known is not None and _same_credentials(known.entry, login.entry):
+            if known is not None and known.credentials.is_same(login.credentials):
                 known.entry = login.entry
                 logins[name] = known
+            elif known is not None:
+                login.credentials.take_over(known.credentials)
         self.logins = logins
         self.databases = {d.name: d for d in entry.databases}
+
+    def login_of(self, name: str) -> Login | None:
+        """The user that clients call so: a listed one, or one that was looked up."""
+        login = self.logins.get(name)
+        return login if login is not None or self.users is None else self.users.login(name)
+
+    def users_failed(self, name: str, now: float) -> None:
+        """The user could not be looked up."""
+        if self.users is not None:
+            self.users.failed(name, now)
+
+    def _learn_auth(self, before: TenantEntry, entry: TenantEntry) -> None:
+        if entry.auth.mode != "AuthQuery":
+            self.users = None
+        elif self.users is None:
+            self.users = UserCache(entry.auth.cache_ttl)
+        else:
+            self.users.ttl_s = entry.auth.cache_ttl
+            if _lookup(before) != _lookup(entry):
+                self.users.outdate()
+
+    def usual_secret(self) -> Stored | None:
+        """What users of the tenant have who have no password here, so that those who are not there look alike."""
+        for login in self.logins.values():
+            for secret in login.credentials.stored(0.0):
+                return secret
+        return self.users.usual if self.users is not None else None
+
+    def retry_pools(self, name: str) -> None:
+        """Servers of the user can be opened that could not be before."""
+        for (_, user), held in self.pools.items():
+            if user == name:
+                held.pool.retry()
 
     def database_for(self, login: Login, name: str) -> Database | None:
         """The database if the tenant has it and the user may connect to it."""
@@ -190,12 +217,20 @@ class Directory:
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
+        self.departed_lookups: set[Pool] = set()  # those of lookups
 
     def pools(self) -> Iterator[Pool]:
         """All pools that serve, in no order."""
         for tenant in self.tenants.values():
             for entry in tenant.pools.values():
                 yield entry.pool
+
+    def lookup_pools(self) -> Iterator[Pool]:
+        """The pools of lookups, those that drain too; they are not the clients' and so not in `pools`."""
+        for tenant in self.tenants.values():
+            if tenant.lookups is not None:
+                yield tenant.lookups.pool
+        yield from self.departed_lookups
 
     def limit_instances(self, limits: tuple[InstanceLimit, ...]) -> None:
         """Takes over the instances' limits of cluster.json."""
@@ -220,6 +255,7 @@ class Directory:
         tenant.learn(entry)
         for key, held in list(tenant.pools.items()):
             self._refit(tenant, key, held)
+        self._refit_lookups(tenant)
 
     def remove(self, tenant_id: str) -> None:
         """Forgets a tenant; its pools drain."""
@@ -228,6 +264,7 @@ class Directory:
             return
         for held in tenant.pools.values():
             self._dismiss(held, "the tenant was removed")
+        self._end_lookups(tenant)
         self._leave_instance(tenant)
         self.sni.remove(tenant_id)
         self.orders.forget_tenant(tenant_id)
@@ -238,10 +275,12 @@ class Directory:
             self.pems = pems_of((ref for t in self.tenants.values() for ref in t.entry.pem_refs()), self.pems)
 
     def pool_for(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
-        """The pool of an authenticated client; made when it is the first."""
+        """The pool of an authenticated client; made when it is the first. Raises TooManyUsers."""
         key = (database.name, login.entry.login_name)
         held = tenant.pools.get(key)
         if held is None:
+            if not login.is_listed:
+                self._make_room(tenant, login)
             held = self._make(tenant, database, login)
             tenant.pools[key] = held
         return held
@@ -257,7 +296,7 @@ class Directory:
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
         settings = tenant.entry.pool_settings(database, login.entry)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems))
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login, settings, self.pems))
         held.timeouts = _timeouts(settings)
         self._give_pool(held, settings)
         return held
@@ -277,7 +316,7 @@ class Directory:
     def _refit(self, tenant: Tenant, key: tuple[str, str], held: TenantPool) -> None:
         """Brings one pool to its tenant's new entry."""
         database_name, login_name = key
-        login = tenant.logins.get(login_name)
+        login = tenant.login_of(login_name)
         database = tenant.database_for(login, database_name) if login else None
         if login is None or database is None:
             del tenant.pools[key]
@@ -285,7 +324,7 @@ class Directory:
             return
         before = held.endpoint
         settings = tenant.entry.pool_settings(database, login.entry)
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login, settings, self.pems)
         held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at
@@ -293,20 +332,80 @@ class Directory:
             held.parameters.clear()
             departing = held.pool
             self._give_pool(held, settings)
-            self._drain(departing, "the tenant moved to another database server")
+            self._drain(departing, "the tenant moved to another database server", self.departed)
             return
         if not endpoint.leads_to_the_same_servers(before):
             held.parameters.clear()
             held.pool.retire()
+        elif endpoint.credentials is not before.credentials:
+            held.pool.retry()
         held.pool.resize(_limits(settings, endpoint))
 
+    # --- users that are not listed
+
+    def lookup_pool(self, tenant: Tenant) -> TenantPool | None:
+        """Where the tenant's users are looked up; None when they are not, or no longer."""
+        entry = tenant.entry
+        if entry.auth.mode != "AuthQuery" or self.tenants.get(entry.tenant_id) is not tenant:
+            return None
+        if tenant.lookups is None:
+            identity = Identity(entry.tenant_id, entry.auth.user or "", entry.auth.database or "")
+            tenant.lookups = held = TenantPool(tenant, identity, _lookup_endpoint(entry, self.pems))
+            held.is_for_lookups = True
+            self._give_pool(held, _lookup_settings(entry))
+        return tenant.lookups
+
+    def user_found(self, tenant: Tenant, name: str, found: Found | None, now: float) -> None:
+        """A user was looked up. The clients of one that is no more leave at their next transaction boundary."""
+        if tenant.users is None:
+            return
+        if found is not None:
+            tenant.users.found(name, Login.looked_up(name), found, now)
+            tenant.users.trim({user for _, user in tenant.pools})
+        elif tenant.users.nobody(name, now) and name not in tenant.logins:
+            for key in [key for key in tenant.pools if key[1] == name]:
+                self._dismiss(tenant.pools.pop(key), "the user was removed")
+
+    def _make_room(self, tenant: Tenant, login: Login) -> None:
+        """At most `auth.maxUsers` have pools; those without clients and servers give theirs up."""
+        limit = tenant.entry.auth.max_users
+        users = {user for _, user in tenant.pools if user not in tenant.logins}
+        if login.entry.login_name in users or len(users) < limit:
+            return
+        for key, held in list(tenant.pools.items()):
+            if key[1] in users and not held.counters.clients and held.pool.ledger.is_empty:
+                self._dismiss(tenant.pools.pop(key), "nobody uses it")
+        if len({user for _, user in tenant.pools if user not in tenant.logins}) >= limit:
+            raise TooManyUsers(f"too many users: {limit} have clients or servers", hint="The tenant's auth.maxUsers.")
+
+    def _refit_lookups(self, tenant: Tenant) -> None:
+        held = tenant.lookups
+        if held is None:
+            return
+        before, entry = held.endpoint, tenant.entry
+        after = _lookup_endpoint(entry, self.pems)
+        if entry.auth.mode != "AuthQuery" or (after.host, after.port) != (before.host, before.port):
+            self._end_lookups(tenant)  # the next one is made when it is needed
+            return
+        held.endpoint = after
+        if not after.leads_to_the_same_servers(before):
+            held.pool.retire()
+        elif not after.credentials.is_same(before.credentials):
+            held.pool.retry()
+        held.pool.resize(_limits(_lookup_settings(entry), after))
+
+    def _end_lookups(self, tenant: Tenant) -> None:
+        held, tenant.lookups = tenant.lookups, None
+        if held is not None:
+            self._drain(held.pool, "users are no longer looked up here", self.departed_lookups)
+
     def _dismiss(self, held: TenantPool, why: str) -> None:
-        self._drain(held.pool, why)
+        self._drain(held.pool, why, self.departed)
         self.on_removed(held, why)
 
-    def _drain(self, pool: Pool, why: str) -> None:
-        self.departed.add(pool)
-        pool.closed.add_done_callback(lambda _: self.departed.discard(pool))
+    def _drain(self, pool: Pool, why: str, departed: set[Pool]) -> None:
+        departed.add(pool)
+        pool.closed.add_done_callback(lambda _: departed.discard(pool))
         pool.drain(Terminated(why))
 
     def _instance(self, upstream: Upstream) -> Instance:
@@ -339,8 +438,23 @@ class Directory:
             instance.resize(self._limit_of(key))
 
 
-def _same_credentials(one: User, other: User) -> bool:
-    return one.passwords == other.passwords
+def _lookup(entry: TenantEntry) -> tuple[object, ...]:
+    """What the answer about a user depends on."""
+    return entry.auth.query, _lookup_database(entry), entry.auth.user, entry.upstream.host, entry.upstream.port
+
+
+def _lookup_database(entry: TenantEntry) -> str:
+    return entry.auth.database or entry.databases[0].server_name
+
+
+def _lookup_endpoint(entry: TenantEntry, pems: Mapping[str, "SecretStr"]) -> Endpoint:
+    role = Login.looked_up(entry.auth.user or "")
+    role.credentials = Credentials(tuple(secret.get_secret_value() for secret in entry.auth.passwords))
+    return Endpoint(entry.upstream, Database(name=_lookup_database(entry)), role, _lookup_settings(entry), pems)
+
+
+def _lookup_settings(entry: TenantEntry) -> PoolSettings:
+    return PoolSettings(size=1, queue_timeout=entry.upstream.connect_timeout, server_idle_timeout=LOOKUP_IDLE_S)
 
 
 def _timeouts(settings: PoolSettings) -> Timeouts:

@@ -181,6 +181,48 @@ class ChannelBindingFailed(PoolerError):
         return self.text
 
 
+class TlsNeeded(PoolerError):
+    """The tenant's clients send their password as it is, which happens inside TLS only."""
+
+    sqlstate = "28000"
+
+    def __init__(self) -> None:
+        super().__init__("the password would cross the network in clear", hint="Connect with sslmode=require.")
+
+
+class UserLookupFailed(PoolerError):
+    """Whether the user exists cannot be found out now: the database that knows the tenant's users does not answer."""
+
+    sqlstate = "08006"
+    log_level = logging.WARNING
+
+    def __init__(self, why: str) -> None:
+        super().__init__("the tenant's users cannot be looked up now", hint="Try again later.")
+        self.why = why
+
+    def log_text(self) -> str:
+        return f"{self.text}: {self.why}"
+
+
+class TooManyUsers(PoolerError):
+    """More users than `auth.maxUsers` have clients of a tenant whose users are looked up."""
+
+    sqlstate = "53300"
+
+
+class NoClientKey(PoolerError):
+    """No password of the user is known, and no client of it has logged in since the start or the last change of it."""
+
+    sqlstate = "08006"
+    log_level = logging.WARNING
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no server can be opened until a client of the user has logged in",
+            hint="Connect again: a login brings what PostgreSQL asks for.",
+        )
+
+
 class UnknownDatabase(PoolerError):
     """An authenticated user asked for a database that its tenant does not have."""
 

@@ -34,6 +34,7 @@ from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION, Cl
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
@@ -247,7 +248,7 @@ class PoolerProcess:
         await self._within(timeout_s, clients.all_left())
         for session in list(clients.sessions.values()):
             session.close(Terminated("the transaction did not end before the pooler's drain timeout"))
-        pools = [*self.directory.pools(), *self.directory.departed]
+        pools = [*self.directory.pools(), *self.directory.departed, *self.directory.lookup_pools()]
         for pool in pools:
             pool.drain(Terminated("the pooler is shutting down"))
         await self._within(SERVERS_CLOSE_S, _all_done([pool.closed for pool in pools]))
@@ -286,7 +287,7 @@ def _abort_servers(pools: list[Pool]) -> None:
     for pool in pools:
         books = pool.ledger
         for slot in [*books.active, *books.idle, *books.closing, *books.listening.servers]:
-            if isinstance(slot.connection, ServerConnection | ListeningServer):
+            if isinstance(slot.connection, ServerConnection | ListeningServer | LookupServer):
                 slot.connection.transport.abort()
 
 

@@ -1,5 +1,6 @@
 """Values of the contract for tests: one plain tenant, and strategies for any tenant and cluster."""
 
+from datetime import UTC
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -73,7 +74,9 @@ _users = _of(
     User,
     name=_names,
     passwords=st.lists(_secrets, min_size=1, max_size=4).map(tuple),
-    verifiers=st.lists(st.just(SecretStr(VERIFIER)), max_size=2).map(tuple),
+    verifiers=st.lists(st.sampled_from([SecretStr(VERIFIER), SecretStr("md5" + "0" * 32)]), max_size=2).map(tuple),
+    overlap_until=st.none() | st.datetimes(timezones=st.just(UTC)),
+    valid_until=st.none() | st.datetimes(timezones=st.just(UTC)),
     max_clients=st.none() | st.integers(1, 9),
     databases=st.none() | st.just(("shop",)),
     pool=_overrides,
@@ -100,7 +103,14 @@ tenants = _of(
     allowed_cidrs=st.just(()) | st.just(("10.0.0.0/8",)),
     paused=st.booleans(),
     access=_of(Access, mode=st.sampled_from(["Open", "Reject"])),
-    auth=_of(Auth, mode=st.sampled_from(["Users", "AuthQuery"])),
+    auth=_of(Auth, client_method=st.sampled_from(["ScramSHA256", "MD5", "Cleartext"]), cache_ttl=_positive_ms)
+    | _of(
+        Auth,
+        mode=st.just("AuthQuery"),
+        user=_names,
+        passwords=st.lists(_secrets, min_size=1, max_size=4).map(tuple),
+        query=st.none() | st.just("select a, b from c where a = $1"),
+    ),
     listen=_of(Listen, on_gap=st.sampled_from(["Disconnect", "Notice"])),
     parameters=st.dictionaries(_names, st.text(max_size=20), max_size=3),
 )

@@ -54,6 +54,8 @@ def test_a_name_counts_once() -> None:
         read(user, user)
 
 
-def test_two_secrets_at_a_time_are_not_supported_yet() -> None:
+def test_an_admin_may_have_several_secrets_at_a_time_and_none_of_md5() -> None:
     file = read({"name": "jane", "role": "Admin", "passwords": ["hunter2"], "verifiers": [VERIFIER]})
-    assert unsupported_cluster(file) == ["admin.users[0]: not supported yet: give one password or one verifier"]
+    assert unsupported_cluster(file) == []
+    with pytest.raises(ContractError, match=r"verifiers\[0\]: a verifier has the form"):
+        read({"name": "jane", "role": "Admin", "verifiers": ["md5" + "0" * 32]})

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from contract.contract_values import VERIFIER, tenant
+from contract.contract_values import tenant
 from pgweir_contract.models import (
     Access,
-    Auth,
     ClusterFile,
     Database,
     Member,
@@ -52,7 +51,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
         ({"paused": True}, "paused"),
         ({"access": Access(mode="Reject")}, "access.mode"),
-        ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
         (
@@ -65,9 +63,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ),
         ({"users": (app(pool=PoolOverrides(reserve_size=1)),)}, "users[0].pool.reserveSize"),
         ({"users": (app(pool=PoolOverrides(max_clients=1)),)}, "users[0].pool.maxClients"),
-        ({"users": (User(name="app", verifiers=(SecretStr(VERIFIER),)),)}, "users[0].passwords"),
-        ({"users": (app(verifiers=(SecretStr(VERIFIER),)),)}, "users[0].verifiers"),
-        ({"users": (app(passwords=(SecretStr("old"), SecretStr("new"))),)}, "users[0].passwords"),
     ],
 )
 def test_each_missing_feature_is_named_once(change: dict[str, Any], path: str) -> None:

@@ -84,6 +84,7 @@ async def _by_tenant(directory: DirectoryView, slices: Slices) -> dict[str, list
 
 
 def _pool(pool: PoolView, clients: int) -> PoolStatus:
+    error = pool.ledger.backoff.error
     return PoolStatus(
         database=pool.key.database,
         user=pool.key.user,
@@ -95,5 +96,6 @@ def _pool(pool: PoolView, clients: int) -> PoolStatus:
         servers_closing=pool.closing,
         servers_listening=pool.listening,
         size=pool.ledger.limits.size,
+        error=error.code if error is not None else None,
         pinned={reason: count for reason, count in pool.counters.pinned.items() if count},
     )

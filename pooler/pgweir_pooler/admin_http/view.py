@@ -29,7 +29,7 @@ class PoolView(Protocol):
     def counters(self) -> PoolCounters: ...
     @property
     def ledger(self) -> PoolLedger:
-        """Read for its limits alone."""
+        """Read for its limits, and why logins fail."""
         ...
 
     @property

@@ -75,7 +75,7 @@ COLUMNS: Final[dict[str, Columns]] = {
         *_of_type(INT4, "sv_login", "maxwait", "maxwait_us"),
         *_of_type(TEXT, "pool_mode", "load_balance_hosts"),
         # ours
-        *_columns(tenant=TEXT, sv_closing=INT4, paused=INT4),
+        *_columns(tenant=TEXT, sv_closing=INT4, paused=INT4, error=TEXT),
     ),
     "databases": (
         *_columns(name=TEXT, host=TEXT, port=INT4, database=TEXT, force_user=TEXT),

@@ -23,6 +23,7 @@ from pgweir_pooler.console.scene import Scene
 from pgweir_pooler.console.session import ConsoleSession
 from pgweir_pooler.console.stats import STATS_PERIOD_S, Averages, stats_of
 from pgweir_pooler.console.tables import TABLES, setting_rows
+from pgweir_pooler.credentials import Credentials
 from pgweir_pooler.errors import AuthenticationFailed, Terminated, TooManyClients
 from pgweir_pooler.slices import Slices
 from pgweir_pooler.wire.messages import (
@@ -57,15 +58,15 @@ class Console:
         self._process = process
         self.actions = Actions(process)
         self._users: dict[str, AdminUser] = {}
-        self._verifiers: dict[str, Verifier] = {}  # made when first needed, kept while the user's secret stays
+        self._credentials: dict[str, Credentials] = {}  # made when first needed, kept while the user's secrets stay
         self._sessions: dict[tuple[int, bytes], ConsoleSession] = {}  # by cancel key
         self._averages = Averages(monotonic())
 
     def learn(self, users: tuple[AdminUser, ...]) -> None:
         """Takes over the users of cluster.json. Whoever is no longer one, or has another role, is disconnected."""
         before, self._users = self._users, {user.name: user for user in users}
-        self._verifiers = {
-            name: verifier for name, verifier in self._verifiers.items() if before[name] == self._users.get(name)
+        self._credentials = {
+            name: known for name, known in self._credentials.items() if before[name] == self._users.get(name)
         }
         for session in list(self._sessions.values()):
             user = self._users.get(session.user)
@@ -79,14 +80,30 @@ class Console:
         """Whether anybody may log in at all."""
         return bool(self._users)
 
-    def verifier(self, user: str) -> tuple[Verifier, bool]:
-        """The user's verifier and True, or one that no password fits and False."""
+    def verifier(self, user: str, address: str = "") -> tuple[Verifier, bool]:
+        """The user's verifier and True, or one that no password fits and False.
+
+        Several passwords make one verifier; of several verifiers the next is offered after one failed, by address.
+        """
         entry = self._users.get(user)
         if entry is None:
             return mock_verifier(f"\0{user}", self._process.mock_key, self._usual_iterations()), False
-        if user not in self._verifiers:
-            self._verifiers[user] = _verifier_of(entry)
-        return self._verifiers[user], True
+        if user not in self._credentials:
+            self._credentials[user] = _credentials_of(entry)
+        credentials, now = self._credentials[user], time()
+        made = credentials.made(now, secrets.token_bytes(_SALT_BYTES))
+        choices = [secret for secret in (made, *credentials.stored(now)) if isinstance(secret, Verifier)]
+        return choices[credentials.turn(address, now) % len(choices)], True
+
+    def failed(self, user: str, address: str) -> None:
+        """An admin's password was wrong."""
+        if user in self._credentials:
+            self._credentials[user].failed(address, time())
+
+    def succeeded(self, user: str, address: str) -> None:
+        """An admin's password was right."""
+        if user in self._credentials:
+            self._credentials[user].succeeded(address, time())
 
     def enter(self, user: str, settings: Settings, transport: asyncio.Transport, early: bytes, client_id: int) -> None:
         """An admin has proved who it is; `early` is what came behind the password."""
@@ -196,10 +213,11 @@ def _refuse(transport: asyncio.Transport, error: PoolerError) -> None:
     transport.close()
 
 
-def _verifier_of(user: AdminUser) -> Verifier:
-    if user.verifiers:
-        return Verifier.parse(user.verifiers[0].get_secret_value())
-    return Verifier.from_password(user.passwords[0].get_secret_value(), secrets.token_bytes(_SALT_BYTES))
+def _credentials_of(user: AdminUser) -> Credentials:
+    return Credentials(
+        tuple(secret.get_secret_value() for secret in user.passwords),
+        tuple(Verifier.parse(secret.get_secret_value()) for secret in user.verifiers),
+    )
 
 
 def _memory() -> dict[str, int]:

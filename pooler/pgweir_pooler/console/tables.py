@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pgweir_pooler.console.encoding import Row, Rows
     from pgweir_pooler.console.scene import Scene
     from pgweir_pooler.console.stats import Stats
-    from pgweir_pooler.directory import Login, Tenant
+    from pgweir_pooler.directory import Tenant
+    from pgweir_pooler.login import Login
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.telemetry import PoolCounters
 
@@ -61,9 +62,10 @@ def pool_rows(scene: Scene) -> Rows:
             *(sum(pool.idle for pool in pools), 0, lent.tested, sum(pool.opening for pool in pools)),
             *(wait_us // _US, wait_us % _US, mode, None),
             *(key.tenant, sum(pool.closing for pool in pools), int(orders.is_paused(database))),
+            next((error.code for pool in pools if (error := pool.ledger.backoff.error) is not None), None),
         )
     name = scene.console_database
-    yield (name, name, len(scene.admins), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "statement", None, None, 0, 0)
+    yield (name, name, len(scene.admins), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "statement", None, None, 0, 0, None)
 
 
 def database_rows(scene: Scene) -> Rows:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgweir_pooler.errors import (
+    AuthenticationFailed,
     DatabaseDisabled,
     InvalidParameter,
     LoginTimeout,
@@ -22,10 +23,12 @@ from pgweir_pooler.errors import (
     TlsFailed,
     TlsRequired,
     TooManyClients,
+    TooManyUsers,
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
 from pgweir_pooler.net.client_door import ClientHandshake
+from pgweir_pooler.net.client_lookup import ClientLookup
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
@@ -52,7 +55,6 @@ from pgweir_pooler.wire.messages import (
     error_response_for,
     ready_for_query,
 )
-from pgweir_pooler.wire.scram import mock_verifier
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
@@ -78,6 +80,7 @@ class ClientLogin(asyncio.Protocol):
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
+        self._lookup: ClientLookup | None = None  # set when its user is known
         self._asked: Pool | None = None  # in whose queue it waits for a server to ask for parameters
         self._lost_in_a_row = 0  # servers that ended before they could be asked
         self._is_closing = False
@@ -178,17 +181,15 @@ class ClientLogin(asyncio.Protocol):
         self._asked_for = Identity(need.tenant, need.user, need.database)
         console = self._clients.console
         if need.tenant == CONSOLE_TENANT and console is not None:
-            verifier, is_real = console.verifier(need.user)
+            verifier, is_real = console.verifier(need.user, self._client_host())
             for step in self._login.secret_found(verifier, real=is_real):
                 self._take(step)
             return
-        tenant = self._clients.directory.tenants.get(need.tenant)
-        login = tenant.logins.get(need.user) if tenant else None
-        if login is None:
-            verifier = mock_verifier(f"{need.tenant}\0{need.user}", self._clients.mock_key)
-        else:
-            verifier = login.verifier()
-        for step in self._login.secret_found(verifier, real=login is not None):
+        self._lookup = ClientLookup(self._clients, need, self._login, self._client_host())
+        self._lookup.begin(self._found)
+
+    def _found(self, steps: list[FrontendStep]) -> None:
+        for step in steps:
             self._take(step)
 
     def _admit(self, admitted: Admitted) -> None:
@@ -201,10 +202,13 @@ class ClientLogin(asyncio.Protocol):
         if who.tenant == CONSOLE_TENANT and clients.console is not None:
             self._is_closing = True  # for this object: the connection lives on
             self._forget()
+            clients.console.succeeded(who.user, self._client_host())
             clients.console.enter(who.user, admitted.settings, self._transport, self._early, next(clients.ids))
             return
         tenant = clients.directory.tenants.get(who.tenant)
-        login = tenant.logins.get(who.user) if tenant else None
+        login = tenant.login_of(who.user) if tenant else None
+        if self._lookup is not None:
+            self._lookup.succeeded()
         if clients.is_draining or tenant is None or login is None:
             self._refuse(Terminated("the pooler is shutting down" if clients.is_draining else "the tenant was removed"))
             return
@@ -236,7 +240,11 @@ class ClientLogin(asyncio.Protocol):
         # the places of others.
         del clients.logins[self]
         clients.admitted[self] = None
-        self._held = held = clients.directory.pool_for(tenant, database, login)
+        try:
+            self._held = held = clients.directory.pool_for(tenant, database, login)
+        except TooManyUsers as error:
+            self._refuse(error)
+            return
         settings, _ = split_application_name(admitted.settings)
         known = held.parameters.get(settings)
         if known is not None and not self._may_adopt(held.pool):
@@ -411,6 +419,8 @@ class ClientLogin(asyncio.Protocol):
             self._close()
             return
         clients = self._clients
+        if isinstance(error, AuthenticationFailed):
+            self._failed()
         clients.counters.error(error.code)
         who = self._asked_for
         log.log(
@@ -424,6 +434,14 @@ class ClientLogin(asyncio.Protocol):
         )
         self._transport.write(error_response_for(error))
         self._close()
+
+    def _failed(self) -> None:
+        """The password was wrong: the user's next login may be asked for another one."""
+        who, console = self._asked_for, self._clients.console
+        if self._lookup is not None:
+            self._lookup.failed()
+        elif who.tenant == CONSOLE_TENANT and console is not None:
+            console.failed(who.user, self._client_host())
 
     def _close(self) -> None:
         self._is_closing = True
@@ -444,6 +462,8 @@ class ClientLogin(asyncio.Protocol):
             asked.abandon(self)
 
     def _forget(self) -> None:
+        if self._lookup is not None:
+            self._lookup.abandon()
         self._clients.logins.pop(self, None)
         self._clients.admitted.pop(self, None)
         if self._timer is not None:

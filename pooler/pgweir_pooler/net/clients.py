@@ -11,6 +11,7 @@ import structlog
 from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.client_door import ClientDoor
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.user_lookups import UserLookups
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
@@ -39,8 +40,14 @@ class ConsoleDoor(Protocol):
         """Whether there is anybody who may log in."""
         ...
 
-    def verifier(self, user: str) -> "tuple[Verifier, bool]":
+    def verifier(self, user: str, address: str) -> "tuple[Verifier, bool]":
         """The user's verifier and True, or one that no password fits and False."""
+
+    def failed(self, user: str, address: str) -> None:
+        """The password was wrong."""
+
+    def succeeded(self, user: str, address: str) -> None:
+        """The password was right."""
 
     def enter(
         self, user: str, settings: "Settings", transport: asyncio.Transport, early: bytes, client_id: int
@@ -67,6 +74,7 @@ class Clients:
         self.counters = counters
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
+        self.lookups = UserLookups(loop, directory)
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them

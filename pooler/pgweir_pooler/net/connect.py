@@ -4,20 +4,30 @@ import asyncio
 import secrets
 import socket
 import ssl
+from time import time
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable
+import structlog
+
+from pgweir_pooler.errors import NoClientKey, PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable
 from pgweir_pooler.net.connect_reasons import tls_reason
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_channel import Channel, ServerChannels, Target
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
+from pgweir_pooler.wire.scram_keys import ScramKeys
+
+log = structlog.get_logger()
+
+Server = ServerConnection | ListeningServer | LookupServer
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import Endpoint, TenantPool
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
+    from pgweir_pooler.session.backend_login import Secret
 
 # A dead peer is noticed after 60 + 3 x 10 s, as libpq users expect from tcp_keepalives_*.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -39,7 +49,7 @@ class Connector:
         self._canceller = canceller
         self._channels = channels
 
-    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection | ListeningServer:
+    async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> "Server":
         """One more server for the pool, in its slot, to lend or to listen with.
 
         Raises PoolerError; the pool bounds the time.
@@ -48,8 +58,12 @@ class Connector:
         the login, the server still belongs to this pool, which closes it: its place in the budget is there.
         """
         endpoint = held.endpoint
-        error: PoolerError = ServerUnreachable("no password is configured for the database")
-        for password in endpoint.passwords:
+        credentials = endpoint.credentials
+        error: PoolerError = NoClientKey()
+        ways = credentials.upstream(time())
+        if not ways and not isinstance(pool.ledger.backoff.error, NoClientKey):  # said once, not at each try
+            log.warning("no server is opened", code=error.code, reason=error.log_text(), pool=str(pool.key))
+        for password in ways:
             if pool is not held.pool:  # `endpoint` is then, or may be, that of another instance
                 raise ServerUnreachable("the tenant moved to another database server")
             try:
@@ -57,12 +71,14 @@ class Connector:
             except ServerLoginFailed as failed:
                 if failed.wire_sqlstate() != "28P01":
                     raise
+                if isinstance(password, ScramKeys):
+                    credentials.drop(password)
                 error = failed  # the next password may be the right one while it is being rotated
         raise error
 
     async def _log_in(
-        self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: str
-    ) -> ServerConnection | ListeningServer:
+        self, held: "TenantPool", pool: "Pool", slot: "Slot", endpoint: "Endpoint", password: "Secret"
+    ) -> "Server":
         loop = asyncio.get_running_loop()
         will_listen = slot in pool.ledger.listening.opening
         target = Target(endpoint.host, endpoint.port, endpoint.tls, endpoint.pems, endpoint.connect_timeout_s)
@@ -73,7 +89,7 @@ class Connector:
             database=endpoint.database,
             passwords=[password],
             client_nonce=secrets.token_urlsafe(18),
-            parameters={"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"},
+            parameters=_parameters(held, will_listen=will_listen),
         )
         try:
             dialogue.begin(channel, login)
@@ -82,8 +98,10 @@ class Connector:
             channel.transport.abort()
             raise
         keep_alive(channel.transport)
-        server: ServerConnection | ListeningServer
-        if will_listen:
+        server: Server
+        if held.is_for_lookups:
+            server = LookupServer(pool, slot, loop, done)
+        elif will_listen:
             server = ListeningServer(pool, slot, loop)
         else:
             server = ServerConnection(
@@ -106,6 +124,20 @@ class Connector:
         if done.rest:
             server.data_received(done.rest)
         return server
+
+
+def _parameters(held: "TenantPool", *, will_listen: bool) -> dict[str, str]:
+    """What a server is told at its login; nothing of it is a client's."""
+    if held.is_for_lookups:
+        timeout_ms = max(1, round(held.endpoint.connect_timeout_s * 1000))
+        return {
+            "application_name": "pgweir auth_query",
+            "client_encoding": "UTF8",
+            # Whatever the role or the database say: nothing that is not PostgreSQL's own is found by a bare name.
+            "search_path": "pg_catalog, pg_temp",
+            "statement_timeout": str(timeout_ms),
+        }
+    return {"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"}
 
 
 class _LoginDialogue(asyncio.Protocol):

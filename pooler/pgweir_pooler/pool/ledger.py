@@ -278,6 +278,14 @@ class PoolLedger:
         self.wake_for_minimum(now)
         return effects
 
+    def retry(self, now: float) -> Sequence[Effect]:
+        """Logins may be tried again: why they failed is in the past."""
+        self.backoff.forget()
+        effects: list[Effect] = []
+        self.settle(now, effects)
+        self.wake_for_minimum(now)
+        return effects
+
     def drain(self, error: PoolerError, now: float) -> Sequence[Effect]:
         """The pool goes away: waiters of now and later get `error`, servers close when idle or at their return."""
         self.refusal = error

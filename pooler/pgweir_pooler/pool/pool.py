@@ -197,6 +197,10 @@ class Pool:
         """Endpoint or password changed (set `connect` before, if it knows them): no server of before is lent again."""
         self._carry_out(self.ledger.retire(self._now()))
 
+    def retry(self) -> None:
+        """A new password or key is there: logins are tried at once."""
+        self._carry_out(self.ledger.retry(self._now()))
+
     def drain(self, error: PoolerError) -> None:
         """Refuses waiters of now and later with `error` and closes servers as they become free; see `closed`."""
         self._carry_out(self.ledger.drain(error, self._now()))

@@ -18,8 +18,12 @@ from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.inbox import Inbox
 from pgweir_pooler.wire.limits import SERVER_LOGIN_MAX_BYTES
-from pgweir_pooler.wire.md5 import md5_answer
+from pgweir_pooler.wire.md5 import Md5Hash, md5_answer
 from pgweir_pooler.wire.scram import MECHANISM, ClientExchange
+from pgweir_pooler.wire.scram_keys import ScramKeys
+
+Secret = str | ScramKeys | Md5Hash
+"""What logs in: a password, or what stands for one at a server with a certain method."""
 
 _OTHER_METHODS = {2: "KerberosV5", 6: "SCM", 7: "GSSAPI", 9: "SSPI"}
 _RESERVED = frozenset({"user", "database", "options", "replication"})
@@ -52,11 +56,13 @@ class BackendLogin:
         *,
         user: str,
         database: str,
-        passwords: Sequence[str],
+        passwords: Sequence[Secret],
         client_nonce: str,
         parameters: Mapping[str, str],
     ) -> None:
-        if not _RESERVED.isdisjoint(parameters) or any("\0" in password for password in passwords):
+        if not _RESERVED.isdisjoint(parameters) or any(
+            isinstance(password, str) and "\0" in password for password in passwords
+        ):
             raise ValueError("a reserved startup parameter, or a password with a NUL")
         self._startup_message = messages.startup_message({"user": user, "database": database, **parameters})
         self._user = user
@@ -124,6 +130,8 @@ class BackendLogin:
     def _needed_password(self) -> str:
         if self._password is None:
             raise ServerLoginFailed("28P01", "it asks for a password and none is configured")
+        if not isinstance(self._password, str):
+            raise ServerLoginFailed("28P01", "it asks for a password, of which only what was proved is known")
         return self._password
 
     def _on_ok(self, body: bytes) -> _Steps:
@@ -137,6 +145,8 @@ class BackendLogin:
 
     def _on_md5(self, body: bytes) -> _Steps:
         salt = messages.parse_md5_salt(body)
+        if isinstance(self._password, Md5Hash):
+            return self._answer(self._password.answer(salt))
         return self._answer(md5_answer(self._user, self._needed_password(), salt))
 
     def _answer(self, answer: bytes) -> _Steps:
@@ -147,7 +157,8 @@ class BackendLogin:
         offered = messages.parse_sasl_mechanisms(body)
         if MECHANISM not in offered:
             raise _unknown_method("SASL without " + MECHANISM)
-        self._exchange = ClientExchange(self._needed_password(), self._client_nonce)
+        secret = self._password if isinstance(self._password, ScramKeys) else self._needed_password()
+        self._exchange = ClientExchange(secret, self._client_nonce)
         self._state = _State.CLIENT_FIRST_SENT
         return [Send(messages.sasl_initial_response(MECHANISM, self._exchange.first()))]
 

@@ -18,8 +18,10 @@ from pgweir_pooler.errors import (
     NotSupported,
     PoolerError,
     ProtocolViolation,
+    TlsNeeded,
     TlsRequired,
 )
+from pgweir_pooler.session.password_check import PasswordCheck
 from pgweir_pooler.session.secure_channel import PLAIN_ONLY, SecureChannel, TlsPolicy
 from pgweir_pooler.session.startup import Startup, parse_startup
 from pgweir_pooler.session.steps import (
@@ -34,8 +36,14 @@ from pgweir_pooler.session.steps import (
 )
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.inbox import Inbox
-from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, STARTUP_PACKET_MAX_BYTES
+from pgweir_pooler.wire.limits import (
+    EARLY_BYTES_MAX,
+    PASSWORD_MESSAGE_MAX_BYTES,
+    SASL_MESSAGE_MAX_BYTES,
+    STARTUP_PACKET_MAX_BYTES,
+)
 from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ServerExchange, Verifier
+from pgweir_pooler.wire.scram_keys import ScramKeys
 
 # 3.2 brings long cancel keys (PostgreSQL 18); 3.1 was never published and is, as in PostgreSQL, spoken like 3.0.
 NEWEST_MINOR = 2
@@ -55,6 +63,7 @@ class _State(Enum):
     CLIENT_FIRST = auto()  # awaits SASLInitialResponse
     CLIENT_FIRST_DATA = auto()  # awaits the client-first that the SASLInitialResponse left out
     CLIENT_FINAL = auto()  # awaits SASLResponse with the proof
+    PASSWORD = auto()  # awaits PasswordMessage
     ADMITTED = auto()
     CLOSED = auto()
 
@@ -93,6 +102,7 @@ class FrontendLogin:
         self._minor = 0  # of the protocol that is spoken
         self._exchange: ServerExchange | None = None  # set by secret_found()
         self._secret_is_real = False
+        self._check: PasswordCheck | None = None  # set by password_needed()
 
     @property
     def unconsumed(self) -> bytes:
@@ -139,6 +149,40 @@ class FrontendLogin:
         self._state = _State.CLIENT_FIRST
         mechanisms = [MECHANISM_PLUS, MECHANISM] if binding else [MECHANISM]
         return self._run([Send(messages.authentication_sasl(mechanisms))])
+
+    def password_needed(self, check: PasswordCheck) -> list[FrontendStep]:
+        """Answers NeedSecret in the place of `secret_found`: the client is to send a password, or md5's answer."""
+        if self._state is _State.CLOSED:
+            return []
+        assert self._state is _State.SECRET, "password_needed() answers one NeedSecret"
+        if check.needs_tls and self._channel is None:
+            self._close()
+            return [Refused(TlsNeeded())]
+        self._check = check
+        self._state = _State.PASSWORD
+        return self._run([Send(check.request)])
+
+    def refused(self, error: PoolerError) -> list[FrontendStep]:
+        """Answers NeedSecret in the place of `secret_found`: nobody knows now whether there is such a user."""
+        if self._state is _State.CLOSED:
+            return []
+        self._close()
+        return [Refused(error)]
+
+    @property
+    def sent_user(self) -> bytes:
+        """The user's name as the client sent it, which is what it makes md5's answer of."""
+        return self._startup.sent_user if self._startup else b""
+
+    @property
+    def proved(self) -> ScramKeys | None:
+        """What a good SCRAM proof, or a password, leaves behind after `Admitted`; a secret."""
+        if self._state is not _State.ADMITTED:
+            return None
+        if self._check is not None:
+            return self._check.keys
+        exchange = self._exchange
+        return ScramKeys(exchange.client_key, exchange.proved) if exchange and exchange.proved else None
 
     def _run(self, steps: _Steps) -> _Steps:
         """Lets handlers work until one lacks bytes or the state has none."""
@@ -281,9 +325,25 @@ class FrontendLogin:
         admitted = Admitted(self._startup.identity, self._startup.settings, self._minor)
         return [Send(messages.authentication_sasl_final(server_final)), admitted]
 
+    # --- a password
+
+    def _on_password(self) -> _Steps | None:
+        if self._inbox.peek(1) not in (b"", b"p"):
+            raise ProtocolViolation("expected password response, got another message")
+        message = self._inbox.take_message(PASSWORD_MESSAGE_MAX_BYTES + 4)
+        if message is None:
+            return None
+        assert self._check is not None
+        assert self._startup is not None
+        if not self._check.matches(messages.parse_password(message[1])):
+            raise AuthenticationFailed(self._startup.shown_user)
+        self._state = _State.ADMITTED
+        return [Admitted(self._startup.identity, self._startup.settings, self._minor)]
+
     _HANDLERS: ClassVar[dict[_State, Callable[["FrontendLogin"], _Steps | None]]] = {
         _State.STARTUP: _on_startup_packet,
         _State.CLIENT_FIRST: _on_client_first,
         _State.CLIENT_FIRST_DATA: _on_client_first_data,
         _State.CLIENT_FINAL: _on_client_final,
+        _State.PASSWORD: _on_password,
     }

@@ -57,6 +57,7 @@ class Startup:
     shown_user: str  # how errors name the user
     settings: Settings
     unknown_options: tuple[bytes, ...]  # `_pq_.` names, for NegotiateProtocolVersion
+    sent_user: bytes = b""  # the whole name, a tenant behind the dot included
 
 
 def parse_startup(
@@ -82,12 +83,12 @@ def parse_startup(
     named_tenant = collected.pop(TENANT_PARAMETER, "")
     if has_console and database in _CONSOLE_DATABASES and sent_user and "." not in sent_user and not named_tenant:
         identity = Identity(CONSOLE_TENANT, sent_user, CONSOLE_DATABASE)
-        return Startup(identity, sent_user, _bounded(collected), unknown_options)
+        return Startup(identity, sent_user, _bounded(collected), unknown_options, sent_user.encode())
     tenant, user, shown_user = _who(sent_user, named_tenant, default_tenant, is_tenant)
     if database == sent_user:  # libpq's default is the user's whole name: nobody named a database
         database = ""
     identity = Identity(tenant, user, database or user)
-    return Startup(identity, shown_user, _bounded(collected), unknown_options)
+    return Startup(identity, shown_user, _bounded(collected), unknown_options, sent_user.encode())
 
 
 def split_options(options: str) -> list[str]:

@@ -230,6 +230,14 @@ def parse_error_fields(body: bytes) -> dict[str, str]:
     return fields
 
 
+def parse_password(body: bytes) -> bytes:
+    """What a client sent in a PasswordMessage."""
+    cursor = Cursor(body, "PasswordMessage", ProtocolViolation)
+    answer = cursor.cstring()
+    cursor.end()
+    return answer
+
+
 def parse_parameter_status(body: bytes) -> tuple[bytes, bytes]:
     """Name and value of a ParameterStatus."""
     cursor = Cursor(body, "ParameterStatus", ServerProtocolError)

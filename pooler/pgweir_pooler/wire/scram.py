@@ -11,7 +11,9 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pgweir_pooler.errors import ChannelBindingFailed, NotSupported, ProtocolViolation
 from pgweir_pooler.wire.cursor import ServerProtocolError
@@ -24,6 +26,7 @@ BINDING_TYPE = b"tls-server-end-point"  # RFC 5929 section 4, the only one that 
 DEFAULT_ITERATIONS = 4096  # PostgreSQL's scram_iterations
 KEY_BYTES = 32
 _SHOWN_MAX_CHARS = 63
+PAIRS_CHECKED = 4  # the most passwords that a user has at a time
 _MOCK_SALT_BYTES = 16  # SCRAM_DEFAULT_SALT_LEN
 
 # RFC 5802 section 7: printable ASCII without the comma.
@@ -39,6 +42,19 @@ class Verifier:
     salt: bytes = field(repr=False)
     stored_key: bytes = field(repr=False)
     server_key: bytes = field(repr=False)
+    # (StoredKey, ServerKey) of further passwords that are as good, under the same salt and count: one exchange can be
+    # checked against all of them.
+    others: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(StoredKey, ServerKey) of every password."""
+        return ((self.stored_key, self.server_key), *self.others)
+
+    @classmethod
+    def from_passwords(cls, passwords: Sequence[str], salt: bytes, iterations: int = DEFAULT_ITERATIONS) -> "Verifier":
+        """One verifier of several passwords that are equally good."""
+        made = [cls.from_password(password, salt, iterations) for password in passwords]
+        return cls(iterations, salt, made[0].stored_key, made[0].server_key, tuple(x.pairs()[0] for x in made[1:]))
 
     @classmethod
     def from_password(cls, password: str, salt: bytes, iterations: int = DEFAULT_ITERATIONS) -> "Verifier":
@@ -101,6 +117,7 @@ class ServerExchange:
         "_verifier",
         "client_key",
         "is_bound",
+        "proved",
     )
 
     def __init__(self, verifier: Verifier, server_nonce: str, binding: bytes = b"") -> None:
@@ -112,6 +129,7 @@ class ServerExchange:
         self._nonce = b""
         self._auth_prefix = b""  # client-first-bare "," server-first ","
         self.client_key = b""  # the user's ClientKey once the proof was good
+        self.proved: Verifier | None = None  # what the proof was good for: one pair, even of a verifier with several
 
     @property
     def offers_binding(self) -> bool:
@@ -186,13 +204,25 @@ class ServerExchange:
             raise ProtocolViolation(f'unsupported SCRAM channel-binding type "{name}"')
 
     def _check(self, proof: bytes, auth_message: bytes) -> bytes | None:
-        # The same work for right and wrong proofs, real and mock verifiers.
-        client_key = _xor(proof, _hmac(self._verifier.stored_key, auth_message))
-        signature = _hmac(self._verifier.server_key, auth_message)
-        if not hmac.compare_digest(_sha256(client_key), self._verifier.stored_key):
-            return None
-        self.client_key = client_key
-        return b"v=" + base64.b64encode(signature)
+        # The same work for right and wrong proofs, real and mock verifiers, one password and several.
+        pairs = self._verifier.pairs()
+        answer = None
+        for i in range(max(len(pairs), PAIRS_CHECKED)):
+            stored_key, server_key = pairs[i % len(pairs)]
+            client_key = _xor(proof, _hmac(stored_key, auth_message))
+            signature = _hmac(server_key, auth_message)
+            if hmac.compare_digest(_sha256(client_key), stored_key) and answer is None:
+                self.client_key = client_key
+                self.proved = Verifier(self._verifier.iterations, self._verifier.salt, stored_key, server_key)
+                answer = b"v=" + base64.b64encode(signature)
+        return answer
+
+
+class KeySource(Protocol):
+    """What makes ClientKey and ServerKey in the place of a password."""
+
+    def derive(self, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+        """ClientKey and ServerKey; raises PoolerError when they cannot be had for this salt and count."""
 
 
 class ClientExchange:
@@ -203,7 +233,7 @@ class ClientExchange:
 
     __slots__ = ("_first_bare", "_nonce", "_password", "_server_signature")
 
-    def __init__(self, password: str, nonce: str, user: str = "") -> None:
+    def __init__(self, password: str | KeySource, nonce: str, user: str = "") -> None:
         self._password = password
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
@@ -221,13 +251,18 @@ class ClientExchange:
         count.
         """
         nonce, salt, iterations = self._read_server_first(message)
-        salted = _salted_password(self._password, salt, iterations)
-        client_key = _hmac(salted, b"Client Key")
+        client_key, server_key = self._keys(salt, iterations)
         without_proof = b"c=" + base64.b64encode(b"n,,") + b",r=" + nonce
         auth_message = self._first_bare + b"," + message + b"," + without_proof
-        self._server_signature = _hmac(_hmac(salted, b"Server Key"), auth_message)
+        self._server_signature = _hmac(server_key, auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
         return without_proof + b",p=" + base64.b64encode(proof)
+
+    def _keys(self, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+        if not isinstance(self._password, str):
+            return self._password.derive(salt, iterations)
+        salted = _salted_password(self._password, salt, iterations)
+        return _hmac(salted, b"Client Key"), _hmac(salted, b"Server Key")
 
     def receive_final(self, message: bytes) -> None:
         """Takes server-final; raises ServerProtocolError unless it proves that the server has a verifier."""
@@ -321,6 +356,17 @@ def _unbase64(text: bytes) -> bytes:
     if not data:
         raise ValueError
     return data
+
+
+def client_key_of(password: bytes, verifier: Verifier) -> tuple[bytes, bytes]:
+    """ClientKey and StoredKey of a password that a client sent, under a verifier's salt and count."""
+    try:
+        raw = prepared(password.decode())
+    except UnicodeDecodeError:
+        raw = password  # as PostgreSQL does
+    salted = hashlib.pbkdf2_hmac("sha256", raw, verifier.salt, verifier.iterations)
+    client_key = _hmac(salted, b"Client Key")
+    return client_key, _sha256(client_key)
 
 
 def _salted_password(password: str, salt: bytes, iterations: int) -> bytes:
