@@ -26,8 +26,6 @@ def unsupported_cluster(cluster: ClusterFile) -> list[str]:
 def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
     if tenant.replicas:
         yield "replicas", "read routing does not exist; leave the list empty"
-    if tenant.upstream.tls.channel_binding == "Require":
-        yield "upstream.tls.channelBinding", "channels are not bound; use Prefer"
     if tenant.allowed_cidrs:
         yield "allowedCIDRs", "clients are not filtered by address; leave the list empty"
     if tenant.paused:

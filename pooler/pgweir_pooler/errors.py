@@ -288,6 +288,10 @@ class ServerTlsFailed(ServerUnreachable):
     """There is no TLS with PostgreSQL as the tenant's `upstream.tls` demands it."""
 
 
+class InsecureLogin(ServerUnreachable):
+    """PostgreSQL asks for a login that is weaker than the tenant allows, or that would give the password away."""
+
+
 class ServerLoginFailed(PoolerError):
     """PostgreSQL answered our login with an error; its SQLSTATE and message are passed on."""
 

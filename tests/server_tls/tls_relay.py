@@ -21,6 +21,7 @@ class Relay:
         self._behind_s = behind_s  # put behind the server's S, in clear
         self.first: list[bytes] = []
         self.seen = bytearray()  # what the pooler sent, as it was on the wire, or in clear with a pair
+        self.rewrite = _unchanged  # what the server says
         self.says_no = False  # to every question for TLS
         self.port = 0
 
@@ -31,6 +32,10 @@ class Relay:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
+
+    def _see(self, data: bytes) -> bytes:
+        self.seen += data
+        return data
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
@@ -50,9 +55,7 @@ class Relay:
                 writer.write(answer + self._behind_s)
                 if self._pair is not None:
                     await writer.start_tls(_server_context(self._pair))
-            await asyncio.gather(
-                _pump(reader, server_writer, self.seen.extend), _pump(server_reader, writer, lambda _: None)
-            )
+            await asyncio.gather(_pump(reader, server_writer, self._see), _pump(server_reader, writer, self.rewrite))
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -60,10 +63,13 @@ class Relay:
             writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, saw: Callable[[bytes], None]) -> None:
+def _unchanged(data: bytes) -> bytes:
+    return data
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: Callable[[bytes], bytes]) -> None:
     while data := await reader.read(65536):
-        saw(data)
-        writer.write(data)
+        writer.write(change(data))
     writer.close()
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgweir_pooler.errors import NoClientKey, PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable
+from pgweir_pooler.net.channel_binding import server_end_point
 from pgweir_pooler.net.connect_reasons import tls_reason
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_channel import Channel, ServerChannels, Target
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.session.server_security import ServerSecurity
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 from pgweir_pooler.wire.scram_keys import ScramKeys
 
@@ -84,12 +86,19 @@ class Connector:
         target = Target(endpoint.host, endpoint.port, endpoint.tls, endpoint.pems, endpoint.connect_timeout_s)
         channel = await self._channels.open(target, lambda: _LoginDialogue(loop))
         dialogue = channel.protocol
+        certificate = channel.certificate
+        security = ServerSecurity(
+            is_encrypted=channel.route.context is not None,
+            binding=b"" if certificate is None else server_end_point(certificate),
+            channel_binding=endpoint.tls.channel_binding,
+        )
         login = BackendLogin(
             user=endpoint.user,
             database=endpoint.database,
             passwords=[password],
             client_nonce=secrets.token_urlsafe(18),
             parameters=_parameters(held, will_listen=will_listen),
+            security=security,
         )
         try:
             dialogue.begin(channel, login)

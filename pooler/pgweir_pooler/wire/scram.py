@@ -229,12 +229,19 @@ class ClientExchange:
     """The client's role: `first`, then server-first in and client-final out, then server-final in.
 
     The user name is empty by default, as libpq sends it: PostgreSQL takes it from the startup message.
+
+    With a `binding` the mechanism is SCRAM-SHA-256-PLUS. Without one, `could_bind` says that it would have been, had
+    the server offered it: a server whose offer somebody took away then notices.
     """
 
-    __slots__ = ("_first_bare", "_nonce", "_password", "_server_signature")
+    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_signature")
 
-    def __init__(self, password: str | KeySource, nonce: str, user: str = "") -> None:
+    def __init__(
+        self, password: str | KeySource, nonce: str, user: str = "", *, binding: bytes = b"", could_bind: bool = False
+    ) -> None:
         self._password = password
+        self._binding = binding
+        self._gs2_header = (b"p=" + BINDING_TYPE if binding else b"y" if could_bind else b"n") + b",,"
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
         self._first_bare = b"n=" + name + b",r=" + self._nonce
@@ -242,7 +249,7 @@ class ClientExchange:
 
     def first(self) -> bytes:
         """client-first."""
-        return b"n,," + self._first_bare
+        return self._gs2_header + self._first_bare
 
     def receive_first(self, message: bytes) -> bytes:
         """Takes server-first, returns client-final; costs the server's iteration count in HMACs.
@@ -252,7 +259,7 @@ class ClientExchange:
         """
         nonce, salt, iterations = self._read_server_first(message)
         client_key, server_key = self._keys(salt, iterations)
-        without_proof = b"c=" + base64.b64encode(b"n,,") + b",r=" + nonce
+        without_proof = b"c=" + base64.b64encode(self._gs2_header + self._binding) + b",r=" + nonce
         auth_message = self._first_bare + b"," + message + b"," + without_proof
         self._server_signature = _hmac(server_key, auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
