@@ -8,7 +8,9 @@ first where two claim the same thing (an id, the last room in a shard).
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
@@ -41,8 +43,10 @@ from pgweir_contract.names import (
 )
 from pgweir_contract.support import unsupported
 from pgweir_contract.tenant import pool_settings
+from pgweir_operator.credential_rendering import auth_entry, user_secrets, with_overlap
+from pgweir_operator.credential_specs import SecretKeyRef, UserSpec
 from pgweir_operator.objects import Secret
-from pgweir_operator.resources import DatabaseSpec, PoolerCluster, SecretKeyRef, Tenant, UserSpec
+from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant
 
 # `{"revision":"…","tenants":[…],"version":"…"}` around the entries, with room to spare.
 _FRAME_BYTES: Final = 128
@@ -78,8 +82,12 @@ def render_config(
     members: Sequence[Member] = (),
     assignments: Iterable[Assignment] = (),
     previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
+    now: datetime | None = None,
 ) -> RenderResult:
-    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id."""
+    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
+
+    With `now`, passwords of `previous` stay for an overlap when they change.
+    """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
     mine = [t for t in tenants if t.cluster_key == cluster.key]
@@ -90,6 +98,9 @@ def render_config(
         try:
             _admit(cluster, tenant, owner_of)
             entry: TenantEntry | None = _entry(cluster, tenant, by_key)
+            if now is not None and entry is not None:
+                before = previous.get(tenant.tenant_id)
+                entry = with_overlap(entry, before, now, cluster.spec.password_overlap)
         except _Refused as refused:
             result.rejected[tenant.key] = refused.problems
             is_owner = owner_of.get(tenant.tenant_id) is tenant
@@ -146,13 +157,21 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     spec = tenant.spec
     problems: list[str] = []
     users = []
+    text_of = partial(_text, tenant.metadata.namespace, secrets)
+    password_of = partial(_password_text, tenant.metadata.namespace, secrets)
     for i, user in enumerate(spec.users):
         try:
-            users.append(_user(user, _password(tenant.metadata.namespace, user.password_secret_ref, secrets)))
+            users.append(_user(user, user_secrets(user, text_of, password_of)))
         except _Refused as refused:
             problems += [f"spec.users[{i}].{problem}" for problem in refused.problems]
         except ValidationError as error:
             problems += [f"spec.users[{i}].{problem}" for problem in describe_errors(error)]
+    try:
+        auth = auth_entry(spec.auth, text_of, password_of)
+    except _Refused as refused:
+        problems += [f"spec.{problem}" for problem in refused.problems]
+    except ValidationError as error:
+        problems += [f"spec.auth.userSecretRef: {problem}" for problem in describe_errors(error)]
     if problems:
         raise _Refused(*problems)
     try:
@@ -171,7 +190,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             allowed_cidrs=spec.allowed_cidrs,
             paused=spec.paused,
             access=spec.access,
-            auth=spec.auth,
+            auth=auth,
             listen=spec.listen,
             parameters=spec.parameters,
         )
@@ -193,7 +212,7 @@ def _database(spec: DatabaseSpec) -> Database:
     return Database(name=spec.name, upstream_name=spec.upstream_name, pool=spec.pool)
 
 
-def _user(spec: UserSpec, password: SecretStr) -> User:
+def _user(spec: UserSpec, secrets: dict[str, Any]) -> User:
     pool, max_clients = spec.pool, None
     if pool is not None:
         # The manifest limits a user's clients in the user's pool; the file has a field of its own for it.
@@ -203,31 +222,42 @@ def _user(spec: UserSpec, password: SecretStr) -> User:
     return User(
         name=spec.name,
         alias=spec.alias,
-        passwords=(password,),
+        **secrets,
         max_clients=max_clients,
         databases=spec.databases,
         pool=pool,
     )
 
 
-def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
-    key = f"{namespace}/{ref.name}"
-    secret = secrets.get(key)
+def _text(namespace: str, secrets: Mapping[str, Secret], field: str, name: str, key: str) -> SecretStr:
+    """The text under a key of a Secret that the field names."""
+    place = f"{namespace}/{name}"
+    secret = secrets.get(place)
     if secret is None:
-        raise _Refused(f"passwordSecretRef: SecretNotFound: there is no Secret {key}")
+        raise _Refused(f"{field}: SecretNotFound: there is no Secret {place}")
     if not secret.is_for_credentials:
-        raise _Refused(f'passwordSecretRef: Secret {key} needs the label {CREDENTIALS_LABEL}: "true"')
+        raise _Refused(f'{field}: Secret {place} needs the label {CREDENTIALS_LABEL}: "true"')
     try:
-        value = secret.value(ref.key)
+        value = secret.value(key)
     except ValueError as error:
-        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {error}") from None
+        raise _Refused(f"{field}: Secret {place}: the value of key {key!r} {error}") from None
     if value is None:
-        raise _Refused(f"passwordSecretRef: SecretKeyMissing: Secret {key} has no key {ref.key!r}")
+        raise _Refused(f"{field}: SecretKeyMissing: Secret {place} has no key {key!r}")
+    return value
+
+
+def _password_text(namespace: str, secrets: Mapping[str, Secret], field: str, name: str, key: str) -> SecretStr:
+    """The same of a password."""
+    value = _text(namespace, secrets, field, name, key)
     try:
         return _PASSWORD.validate_python(value)
     except ValidationError as error:
         what = _password_problem(error)
-        raise _Refused(f"passwordSecretRef: Secret {key}: the value of key {ref.key!r} {what}") from None
+        raise _Refused(f"{field}: Secret {namespace}/{name}: the value of key {key!r} {what}") from None
+
+
+def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
+    return _password_text(namespace, secrets, "passwordSecretRef", ref.name, ref.key)
 
 
 def _password_problem(error: ValidationError) -> str:
