@@ -9,7 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
@@ -43,8 +45,10 @@ from pgweir_contract.pems import pems_of
 from pgweir_contract.support import unsupported
 from pgweir_contract.tenant import pool_settings
 from pgweir_operator.client_tls_spec import HostNames, cluster_tls, tenant_tls
+from pgweir_operator.credential_rendering import auth_entry, user_secrets, with_overlap
+from pgweir_operator.credential_specs import SecretKeyRef, UserSpec
 from pgweir_operator.objects import Secret
-from pgweir_operator.resources import DatabaseSpec, PoolerCluster, SecretKeyRef, Tenant, UserSpec
+from pgweir_operator.resources import DatabaseSpec, PoolerCluster, Tenant
 from pgweir_operator.secret_texts import PemCollector, Refused, secret_text
 from pgweir_operator.upstream_spec import upstream_entry
 
@@ -79,11 +83,13 @@ def render_config(
     assignments: Iterable[Assignment] = (),
     previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
     previous_pems: Mapping[str, SecretStr] = _NO_PEMS,
+    now: datetime | None = None,
 ) -> RenderResult:
     """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
 
     `previous_pems` has the PEM texts that the previous entries name. Without usable certificates for TLS there is no
-    cluster.json among the files, and poolers must keep the one that they have.
+    cluster.json among the files, and poolers must keep the one that they have. With `now`, passwords of `previous` stay
+    for an overlap when they change.
     """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
@@ -99,6 +105,9 @@ def render_config(
             _admit(cluster, tenant, owner_of)
             entry: TenantEntry | None = _entry(cluster, tenant, by_key, pems)
             hosts.claim(tenant.tenant_id, tenant.spec.sni_hostnames)
+            if now is not None and entry is not None:
+                before = previous.get(tenant.tenant_id)
+                entry = with_overlap(entry, before, now, cluster.spec.password_overlap)
         except Refused as refused:
             result.rejected[tenant.key] = refused.problems
             is_owner = owner_of.get(tenant.tenant_id) is tenant
@@ -163,13 +172,21 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
     spec = tenant.spec
     problems: list[str] = []
     users = []
+    text_of = partial(_text, tenant.metadata.namespace, secrets)
+    password_of = partial(_password_text, tenant.metadata.namespace, secrets)
     for i, user in enumerate(spec.users):
         try:
-            users.append(_user(user, _password(tenant.metadata.namespace, user.password_secret_ref, secrets)))
+            users.append(_user(user, user_secrets(user, text_of, password_of)))
         except Refused as refused:
             problems += [f"spec.users[{i}].{problem}" for problem in refused.problems]
         except ValidationError as error:
             problems += [f"spec.users[{i}].{problem}" for problem in describe_errors(error)]
+    try:
+        auth = auth_entry(spec.auth, text_of, password_of)
+    except Refused as refused:
+        problems += [f"spec.{problem}" for problem in refused.problems]
+    except ValidationError as error:
+        problems += [f"spec.auth.userSecretRef: {problem}" for problem in describe_errors(error)]
     if problems:
         raise Refused(*problems)
     try:
@@ -190,7 +207,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             allowed_cidrs=spec.allowed_cidrs,
             paused=spec.paused,
             access=spec.access,
-            auth=spec.auth,
+            auth=auth,
             listen=spec.listen,
             parameters=spec.parameters,
         )
@@ -206,7 +223,7 @@ def _database(spec: DatabaseSpec) -> Database:
     return Database(name=spec.name, upstream_name=spec.upstream_name, pool=spec.pool)
 
 
-def _user(spec: UserSpec, password: SecretStr) -> User:
+def _user(spec: UserSpec, secrets: dict[str, Any]) -> User:
     pool, max_clients = spec.pool, None
     if pool is not None:
         # The manifest limits a user's clients in the user's pool; the file has a field of its own for it.
@@ -216,22 +233,29 @@ def _user(spec: UserSpec, password: SecretStr) -> User:
     return User(
         name=spec.name,
         alias=spec.alias,
-        passwords=(password,),
+        **secrets,
         max_clients=max_clients,
         databases=spec.databases,
         pool=pool,
     )
 
 
-def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
-    value = secret_text("passwordSecretRef", namespace, ref.name, ref.key, secrets)
+def _text(namespace: str, secrets: Mapping[str, Secret], field: str, name: str, key: str) -> SecretStr:
+    return secret_text(field, namespace, name, key, secrets)
+
+
+def _password_text(namespace: str, secrets: Mapping[str, Secret], field: str, name: str, key: str) -> SecretStr:
+    """The password under a key of a Secret that the field names; raises Refused."""
+    value = secret_text(field, namespace, name, key, secrets)
     try:
         return _PASSWORD.validate_python(value)
     except ValidationError as error:
         what = _password_problem(error)
-        raise Refused(
-            f"passwordSecretRef: Secret {namespace}/{ref.name}: the value of key {ref.key!r} {what}"
-        ) from None
+        raise Refused(f"{field}: Secret {namespace}/{name}: the value of key {key!r} {what}") from None
+
+
+def _password(namespace: str, ref: SecretKeyRef, secrets: Mapping[str, Secret]) -> SecretStr:
+    return _password_text(namespace, secrets, "passwordSecretRef", ref.name, ref.key)
 
 
 def _password_problem(error: ValidationError) -> str:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ import watchfiles
 
 from pgweir_contract.models import TenantEntry
 from pgweir_contract.names import CONTROL_PORT, HTTP_PORT
+from pgweir_operator.credential_rendering import next_end
 from pgweir_operator.local_config_dir import ConfigDirectory
 from pgweir_operator.local_manifests import Adapt, BadManifests, Rendered, render_paths
 from pgweir_operator.local_pooler import LocalPooler
@@ -24,6 +26,7 @@ from pgweir_operator.local_postgres import LocalPostgresError
 
 APPLY_TIMEOUT_S: Final = 15.0  # the pooler looks by itself every 5 s should it miss the event
 _APPLY_POLL_S: Final = 0.05
+_LOOK_MS: Final = 5000  # how often it is looked for overlaps that are over
 
 BeforeWrite = Callable[[list[TenantEntry]], Awaitable[None]]
 Say = Callable[[str], None]
@@ -70,13 +73,22 @@ class LocalCluster:
     async def follow(self) -> None:
         """Applies every change of the manifests, until it is cancelled."""
         folders = {path if path.is_dir() else path.parent for path in self._paths}
-        async for _ in watchfiles.awatch(*folders, recursive=False, debounce=200, step=50):
-            await self.reload()
+        watch = watchfiles.awatch(
+            *folders, recursive=False, debounce=200, step=50, rust_timeout=_LOOK_MS, yield_on_timeout=True
+        )
+        async for changes in watch:
+            if changes or self._is_overlap_over():
+                await self.reload()
+
+    def _is_overlap_over(self) -> bool:
+        """Whether the files hold an old password that counts no more."""
+        end = next_end(self.rendered.entries)
+        return end is not None and end <= datetime.now(UTC)
 
     async def reload(self) -> None:
         """Renders again; what is new and good is applied, what is bad is reported."""
         try:
-            rendered = render_paths(self._paths, self._adapt)
+            rendered = render_paths(self._paths, self._adapt, self.rendered, datetime.now(UTC))
         except BadManifests as error:
             if error.problems != self._reported:
                 self._say("the manifests have problems; the last good configuration stays:")

@@ -18,7 +18,7 @@ class Login:
     tenant: str
     user: str  # as the client writes it: `user.tenant`
     database: str
-    password: str = field(repr=False)
+    password: str = field(repr=False)  # empty when only a verifier is known
     pool: PoolSettings
 
 
@@ -37,7 +37,7 @@ def _login(entry: TenantEntry, user: User, database: Database) -> Login:
         tenant=entry.tenant_id,
         user=f"{user.login_name}.{entry.tenant_id}",
         database=database.name,
-        password=user.passwords[0].get_secret_value(),
+        password=user.passwords[0].get_secret_value() if user.passwords else "",
         pool=entry.pool_settings(database, user),
     )
 
@@ -54,6 +54,8 @@ def connection_lines(
     listeners = list(listeners)
     entries = list(entries)
     for entry in entries[:TENANTS_SHOWN]:
+        if not entry.users:
+            yield f"tenant {entry.tenant_id}: its users are looked up in its database; log in as USER.{entry.tenant_id}"
         for login in logins_of(entry)[:1]:
             yield f"tenant {login.tenant}:"
             for listener in listeners:
@@ -65,12 +67,12 @@ def connection_lines(
 
 
 def _url(login: Login, port: int, *, shows_passwords: bool) -> str:
-    password = f":{quote(login.password, safe='')}" if shows_passwords else ""
+    password = f":{quote(login.password, safe='')}" if shows_passwords and login.password else ""
     return f"postgresql://{quote(login.user, safe='')}{password}@{ADDRESS}:{port}/{quote(login.database, safe='')}"
 
 
 def _psql(login: Login, port: int, psql: str, *, shows_passwords: bool) -> str:
-    password = shlex.quote(login.password) if shows_passwords else "…"
+    password = shlex.quote(login.password) if shows_passwords and login.password else "…"
     words = f"host={ADDRESS} port={port} user={_value(login.user)} dbname={_value(login.database)}"
     return f"PGPASSWORD={password} {shlex.quote(psql)} {shlex.quote(words)}"
 

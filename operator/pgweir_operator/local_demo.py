@@ -39,10 +39,10 @@ def plan_load(rendered: Rendered, clients: int) -> Plan:
     listeners = [x.name for x in rendered.cluster.spec.listeners if x.mode != "Session"]
     if not listeners:
         raise BadManifests(["the demo needs a listener in Transaction mode"])
-    logins = {name: logins_of(entry)[:clients] for name, entry in rendered.entries.items()}
+    logins = {name: [x for x in logins_of(entry) if x.password][:clients] for name, entry in rendered.entries.items()}
     logins = {name: found for name, found in logins.items() if found}
     if not logins:
-        raise BadManifests(["the demo needs a Tenant"])
+        raise BadManifests(["the demo needs a Tenant with a user that has a password"])
     _check_limits(rendered, clients, len(logins))
     used = _used(logins, clients)
     limit = min(rendered.entries[login.tenant].upstream.max_connections for login in used)

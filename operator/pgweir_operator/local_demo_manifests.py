@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pgweir_contract.models import Upstream, UpstreamTls
-from pgweir_operator.resources import DatabaseSpec, Manifests, Tenant, UserSpec
+from pgweir_operator.credential_specs import UserSpec
+from pgweir_operator.resources import DatabaseSpec, Manifests, Tenant
 
 
 def with_one_server(

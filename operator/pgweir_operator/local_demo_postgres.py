@@ -71,7 +71,7 @@ class DemoPostgres:
     def _ensure(self, entries: list[TenantEntry]) -> None:
         for entry in entries:
             self._server.sql("\n".join(self._roles_script(entry)))
-            users = ", ".join(_identifier(user.name) for user in entry.users)
+            users = ", ".join(_identifier(user.name) for user in entry.users) or "public"
             for name in (database.server_name for database in entry.databases):
                 if name not in self._databases and name != "postgres":
                     self._server.sql(f"create database {_identifier(name)} strategy wal_log;")
@@ -81,12 +81,16 @@ class DemoPostgres:
 
     def _roles_script(self, entry: TenantEntry) -> Iterable[str]:
         for user in entry.users:
-            password = user.passwords[0].get_secret_value()
+            password = (user.passwords or user.verifiers)[0].get_secret_value()
             if user.name == self._server.user or self._roles.get(user.name) == password:
                 continue
             verb = "alter" if user.name in self._roles else "create"
             yield f"{verb} role {_identifier(user.name)} login password {_literal(password)};"
             self._roles[user.name] = password
+        role = entry.auth.user
+        if role and role != self._server.user and role not in self._roles:  # it looks users up
+            self._roles[role] = entry.auth.passwords[0].get_secret_value()
+            yield f"create role {_identifier(role)} superuser login password {_literal(self._roles[role])};"
 
     # --- PostgreSQL's own word
 

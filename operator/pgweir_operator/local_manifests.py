@@ -7,6 +7,7 @@ in place of the tenants' upstreams.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from pgweir_contract.models import TenantEntry
@@ -40,8 +41,13 @@ class Rendered:
         return {name: json.loads(data)["revision"] for name, data in self.files.items() if name.endswith(".json")}
 
 
-def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
-    """Reads and renders; raises BadManifests, and then nothing of it is usable."""
+def render_paths(
+    paths: Iterable[Path], adapt: Adapt | None = None, before: Rendered | None = None, now: datetime | None = None
+) -> Rendered:
+    """Reads and renders; raises BadManifests, and then nothing of it is usable.
+
+    With `before` and `now`, a password that has changed since stays for an overlap.
+    """
     texts, problems = read_texts(paths)
     if texts:
         problems += check(texts)[0]
@@ -51,7 +57,8 @@ def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
     cluster = _the_cluster(manifests, texts)
     if adapt is not None:
         manifests = adapt(manifests)
-    result = render_config(cluster, manifests.tenants, manifests.secrets)
+    previous = before.entries if before is not None else {}
+    result = render_config(cluster, manifests.tenants, manifests.secrets, previous=previous, now=now)
     rejected = [f"Tenant {key}: {reason}" for key, reasons in result.rejected.items() for reason in reasons]
     if rejected:
         raise BadManifests(rejected)

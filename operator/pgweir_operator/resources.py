@@ -20,7 +20,6 @@ from pgweir_contract.json_form import ContractModel, Listed, PgName, TenantId, u
 from pgweir_contract.models import (
     DEFAULT_LISTENERS,
     Access,
-    Auth,
     InstanceLimit,
     Listen,
     Listener,
@@ -37,6 +36,7 @@ from pgweir_contract.names import (
 from pgweir_contract.reading import ContractError, validate
 from pgweir_contract.tenant import Clients, Parameters
 from pgweir_operator.client_tls_spec import ClusterTlsSpec, TenantTlsSpec
+from pgweir_operator.credential_specs import AuthSpec, SecretKeyRef, UserSpec
 from pgweir_operator.objects import Namespace, ObjectName, Resource, Secret
 from pgweir_operator.strict_yaml import NotYaml, read_documents
 from pgweir_operator.upstream_spec import UpstreamSpec
@@ -68,10 +68,6 @@ _KUBERNETES_ONLY: Final = frozenset(
 NOT_YET: Final = frozenset(
     {
         "spec.autoscaling",
-        "spec.auth.cacheTTL",
-        "spec.auth.database",
-        "spec.auth.query",
-        "spec.auth.userSecretRef",
         "spec.access.reason",
         "spec.access.until",
         "spec.databases[].ownerOrdinal",
@@ -93,13 +89,6 @@ NOT_YET: Final = frozenset(
         "spec.upstreams",
     }
 )
-
-
-class SecretKeyRef(ContractModel):
-    """One value of a Secret in the namespace of the object that names it."""
-
-    name: ObjectName
-    key: Annotated[str, Field(min_length=1, max_length=253)] = "password"
 
 
 # --- PoolerCluster
@@ -183,6 +172,7 @@ class PoolerClusterSpec(ContractModel):
     parameters: Parameters = Field(default_factory=dict)
     paused: bool = False
     drain: Drain = Drain()
+    password_overlap: Duration = 600.0  # how long a user's old password lets in after its Secret has changed
 
     @model_validator(mode="before")
     @classmethod
@@ -234,16 +224,6 @@ class DatabaseSpec(ContractModel):
     pool: PoolOverrides | None = None
 
 
-class UserSpec(ContractModel):
-    """Someone who may log in."""
-
-    name: PgName
-    alias: PgName | None = None
-    password_secret_ref: SecretKeyRef
-    databases: Annotated[Listed[PgName], Field(max_length=128)] | None = None
-    pool: PoolOverrides | None = None
-
-
 class TenantSpec(ContractModel):
     """Where a tenant's PostgreSQL is, who may log in, and how its pools behave."""
 
@@ -254,7 +234,7 @@ class TenantSpec(ContractModel):
     users: Annotated[Listed[UserSpec], Field(max_length=64)] = ()
     pool: PoolOverrides = PoolOverrides()
     replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
-    auth: Auth = Auth()
+    auth: AuthSpec = AuthSpec()
     listen: Listen = Listen()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
     sni_hostnames: Annotated[Listed[DnsName], Field(max_length=8)] = ()
