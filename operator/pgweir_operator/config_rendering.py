@@ -78,8 +78,12 @@ def render_config(
     members: Sequence[Member] = (),
     assignments: Iterable[Assignment] = (),
     previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
+    mock_key: SecretStr | None = None,
 ) -> RenderResult:
-    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id."""
+    """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
+
+    `mock_key` is made once per cluster and must stay the same (`ClusterFile.mock_key`).
+    """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
     mine = [t for t in tenants if t.cluster_key == cluster.key]
@@ -105,7 +109,7 @@ def render_config(
             del shard[tenant_id]
         result.entries |= shard
     _render_assignments(result, assignments)
-    _render_cluster(result, cluster, members, _admin(result, cluster, by_key))
+    _render_cluster(result, cluster, members, _admin(result, cluster, by_key), mock_key)
     return result
 
 
@@ -284,7 +288,11 @@ def _admin(result: RenderResult, cluster: PoolerCluster, secrets: Mapping[str, S
 
 
 def _render_cluster(
-    result: RenderResult, cluster: PoolerCluster, members: Sequence[Member], admin: AdminConsole
+    result: RenderResult,
+    cluster: PoolerCluster,
+    members: Sequence[Member],
+    admin: AdminConsole,
+    mock_key: SecretStr | None,
 ) -> None:
     spec = cluster.spec
     limits = spec.limits
@@ -299,6 +307,7 @@ def _render_cluster(
             drain_timeout=spec.drain.timeout,
         ),
         default_tenant=spec.default_tenant,
+        mock_key=mock_key,
         admin=admin,
         instances=_instances(result, cluster),
         members=tuple(sorted(members, key=lambda m: m.ordinal)),

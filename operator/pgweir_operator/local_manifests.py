@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pgweir_contract.models import TenantEntry
 from pgweir_operator.check import check, read_texts
 from pgweir_operator.config_rendering import render_config
@@ -40,7 +42,7 @@ class Rendered:
         return {name: json.loads(data)["revision"] for name, data in self.files.items()}
 
 
-def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
+def render_paths(paths: Iterable[Path], adapt: Adapt | None = None, mock_key: SecretStr | None = None) -> Rendered:
     """Reads and renders; raises BadManifests, and then nothing of it is usable."""
     texts, problems = read_texts(paths)
     if texts:
@@ -51,7 +53,7 @@ def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
     cluster = _the_cluster(manifests, texts)
     if adapt is not None:
         manifests = adapt(manifests)
-    result = render_config(cluster, manifests.tenants, manifests.secrets)
+    result = render_config(cluster, manifests.tenants, manifests.secrets, mock_key=mock_key)
     rejected = [f"Tenant {key}: {reason}" for key, reasons in result.rejected.items() for reason in reasons]
     if rejected:
         raise BadManifests(rejected)

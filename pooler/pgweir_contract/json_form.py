@@ -51,6 +51,8 @@ class ContractModel(BaseModel):
 
     @field_serializer("*", mode="wrap", when_used="json", check_fields=False)
     def _hide_or_reveal(self, value: Any, handler: Any, info: SerializationInfo) -> Any:
+        if isinstance(value, SecretStr) and isinstance(info.context, dict) and _REVEAL in info.context:
+            return value.get_secret_value()
         if not (isinstance(value, tuple) and value and isinstance(value[0], SecretStr)):
             return handler(value)
         if isinstance(info.context, dict) and _REVEAL in info.context:

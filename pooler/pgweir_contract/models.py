@@ -7,7 +7,7 @@ an assignment without a tenant does nothing.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from pgweir_contract.admin import AdminConsole, AdminUser
 from pgweir_contract.durations import Duration, PositiveDuration
@@ -87,6 +87,10 @@ class ClusterLimits(ContractModel):
     drain_timeout: Duration = 60.0
 
 
+MockKey = Annotated[SecretStr, Field(min_length=32, max_length=256)]
+"""A random text, the same in all members: the salts that they show for users who are not there come from it."""
+
+
 class InstanceLimit(ContractModel):
     """How many server connections the whole cluster may hold to one database instance."""
 
@@ -125,6 +129,7 @@ class ClusterFile(ContractModel):
     listeners: Annotated[Listed[Listener], Field(min_length=1, max_length=8)] = DEFAULT_LISTENERS
     limits: ClusterLimits = ClusterLimits()
     default_tenant: TenantId | None = None  # for clients that name none
+    mock_key: MockKey | None = None  # None: each process makes one of its own
     admin: AdminConsole = AdminConsole()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()
     members: Annotated[Listed[Member], Field(max_length=256)] = ()

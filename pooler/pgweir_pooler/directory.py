@@ -7,7 +7,6 @@ pool, so a lookup happens once per login.
 
 import asyncio
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -23,7 +22,6 @@ from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
 from pgweir_pooler.wire.scram import Verifier
 
-_SALT_BYTES = 16
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
 # other must not fill memory.
 PARAMETER_SETS_PER_POOL = 256
@@ -117,11 +115,11 @@ class Login:
         self.entry = entry
         self._verifier: Verifier | None = None
 
-    def verifier(self) -> Verifier:
-        """The user's SCRAM verifier; made from the password at the first login (1-2 ms) and kept."""
-        if self._verifier is None:
+    def verifier(self, salt: bytes) -> Verifier:
+        """The user's SCRAM verifier with this salt; made from the password at the first login (1-2 ms) and kept."""
+        if self._verifier is None or self._verifier.salt != salt:
             password = self.entry.passwords[0].get_secret_value()  # `support` lets no user in without one
-            self._verifier = Verifier.from_password(password, secrets.token_bytes(_SALT_BYTES))
+            self._verifier = Verifier.from_password(password, salt)
         return self._verifier
 
 

@@ -197,6 +197,7 @@ class PoolerProcess:
         clients = self._clients
         clients.limits = cluster.limits
         clients.default_tenant = cluster.default_tenant
+        clients.take_mock_key(cluster.mock_key)
         self._console.learn(cluster.admin.users)
         if self._listening is not None and self._listening != cluster.listeners:
             log.warning("listeners changed: they take effect at the next start")

@@ -32,7 +32,7 @@ from pgweir_pooler.wire.messages import (
     parameter_status,
     ready_for_query,
 )
-from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, mock_verifier
+from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, derived_salt, mock_verifier
 
 if TYPE_CHECKING:
     from pgweir_contract.models import AdminUser
@@ -46,7 +46,6 @@ log = structlog.get_logger()
 ADMINS_MAX: Final = 100  # at a time
 # psql and drivers read the number at its start and choose queries by it; the text is for people.
 POSTGRESQL_VERSION: Final = "18.0"
-_SALT_BYTES: Final = 16
 _STATM: Final = ("virtual", "resident", "shared", "text", "library", "data")  # proc(5), in pages
 
 
@@ -57,7 +56,9 @@ class Console:
         self._process = process
         self.actions = Actions(process)
         self._users: dict[str, AdminUser] = {}
-        self._verifiers: dict[str, Verifier] = {}  # made when first needed, kept while the user's secret stays
+        self._verifiers: dict[
+            str, Verifier
+        ] = {}  # of passwords, made when first needed, kept while the user's secret stays
         self._sessions: dict[tuple[int, bytes], ConsoleSession] = {}  # by cancel key
         self._averages = Averages(monotonic())
 
@@ -84,9 +85,13 @@ class Console:
         entry = self._users.get(user)
         if entry is None:
             return mock_verifier(f"\0{user}", self._process.mock_key, self._usual_iterations()), False
-        if user not in self._verifiers:
-            self._verifiers[user] = _verifier_of(entry)
-        return self._verifiers[user], True
+        if entry.verifiers:
+            return Verifier.parse(entry.verifiers[0].get_secret_value()), True
+        salt = derived_salt(f"\0{user}", self._process.mock_key)
+        verifier = self._verifiers.get(user)
+        if verifier is None or verifier.salt != salt:
+            verifier = self._verifiers[user] = Verifier.from_password(entry.passwords[0].get_secret_value(), salt)
+        return verifier, True
 
     def enter(self, user: str, settings: Settings, transport: asyncio.Transport, early: bytes, client_id: int) -> None:
         """An admin has proved who it is; `early` is what came behind the password."""
@@ -194,12 +199,6 @@ class Console:
 def _refuse(transport: asyncio.Transport, error: PoolerError) -> None:
     transport.write(error_response_for(error))
     transport.close()
-
-
-def _verifier_of(user: AdminUser) -> Verifier:
-    if user.verifiers:
-        return Verifier.parse(user.verifiers[0].get_secret_value())
-    return Verifier.from_password(user.passwords[0].get_secret_value(), secrets.token_bytes(_SALT_BYTES))
 
 
 def _memory() -> dict[str, int]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pgweir_pooler.admission.failure_time import answer_at
 from pgweir_pooler.errors import (
+    AuthenticationFailed,
     DatabaseDisabled,
     InvalidParameter,
     LoginTimeout,
@@ -47,7 +49,7 @@ from pgweir_pooler.wire.messages import (
     error_response_for,
     ready_for_query,
 )
-from pgweir_pooler.wire.scram import mock_verifier
+from pgweir_pooler.wire.scram import derived_salt, mock_verifier
 
 if TYPE_CHECKING:
     from pgweir_pooler.directory import TenantPool
@@ -70,6 +72,7 @@ class ClientLogin(asyncio.Protocol):
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
+        self._startup_at = 0.0  # when its StartupMessage was read; 0.0 before
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
@@ -144,6 +147,7 @@ class ClientLogin(asyncio.Protocol):
     def _look_up(self, need: NeedSecret) -> None:
         assert self._login is not None
         self._asked_for = Identity(need.tenant, need.user, need.database)
+        self._startup_at = self._clients.loop.time()
         console = self._clients.console
         if need.tenant == CONSOLE_TENANT and console is not None:
             verifier, is_real = console.verifier(need.user)
@@ -152,10 +156,11 @@ class ClientLogin(asyncio.Protocol):
             return
         tenant = self._clients.directory.tenants.get(need.tenant)
         login = tenant.logins.get(need.user) if tenant else None
+        name = f"{need.tenant}\0{need.user}"
         if login is None:
-            verifier = mock_verifier(f"{need.tenant}\0{need.user}", self._clients.mock_key)
+            verifier = mock_verifier(name, self._clients.mock_key)
         else:
-            verifier = login.verifier()
+            verifier = login.verifier(derived_salt(name, self._clients.mock_key))
         for step in self._login.secret_found(verifier, real=login is not None):
             self._take(step)
 
@@ -387,6 +392,22 @@ class ClientLogin(asyncio.Protocol):
             user=who.user,
             client=self._client_host(),
         )
+        if isinstance(error, AuthenticationFailed):
+            self._fail_later(error)
+            return
+        self._transport.write(error_response_for(error))
+        self._close()
+
+    def _fail_later(self, error: AuthenticationFailed) -> None:
+        """The failure is told when `failure_time` says; until then the connection is deaf, and half open."""
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = self._clients.loop
+        self._timer = loop.call_at(answer_at(self._startup_at, loop.time()), self._fail, error)
+
+    def _fail(self, error: AuthenticationFailed) -> None:
+        self._timer = None
         self._transport.write(error_response_for(error))
         self._close()
 

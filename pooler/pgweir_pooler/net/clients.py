@@ -16,6 +16,8 @@ from pgweir_pooler.telemetry import ProcessCounters
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import SecretStr
+
     from pgweir_contract.models import ClusterLimits
     from pgweir_pooler.directory import Directory, TenantPool
     from pgweir_pooler.net.client_connection import ClientConnection
@@ -65,7 +67,7 @@ class Clients:
         self.counters = counters
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
-        self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
+        self._own_mock_key = self.mock_key = secrets.token_bytes(32)  # makes the salts; the cluster's, if it has one
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
@@ -81,6 +83,10 @@ class Clients:
         self._settings: dict[Settings, Settings] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+
+    def take_mock_key(self, key: "SecretStr | None") -> None:
+        """cluster.json's `mockKey`; without one, a key of this process alone."""
+        self.mock_key = key.get_secret_value().encode() if key is not None else self._own_mock_key
 
     def new_key(self, protocol_minor: int, process_id: int = 0) -> bytes:
         """A cancel key that no session has; it shows the server's process id if that is given and may be shown."""
