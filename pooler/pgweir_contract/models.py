@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from pgweir_contract.abuse import FailedLogins, LoginRate
+from pgweir_contract.access import Access
 from pgweir_contract.admin import AdminConsole, AdminUser
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import (
@@ -23,7 +25,6 @@ from pgweir_contract.json_form import (
 )
 from pgweir_contract.names import CONTRACT_VERSION, SESSION_PORT, TRANSACTION_PORT, instance_key
 from pgweir_contract.tenant import (
-    Access,
     Auth,
     Clients,
     Database,
@@ -48,10 +49,12 @@ __all__ = [
     "ClusterFile",
     "ClusterLimits",
     "Database",
+    "FailedLogins",
     "InstanceLimit",
     "Listen",
     "Listener",
     "ListenerMode",
+    "LoginRate",
     "Member",
     "PoolOverrides",
     "PoolSettings",
@@ -81,7 +84,11 @@ class ClusterLimits(ContractModel):
     """Limits of one pooler process."""
 
     max_clients: Clients = 10_000
+    max_clients_per_address: Clients | None = None  # None: as many as `max_clients`
     max_half_open_logins: Clients = 1_000  # connections that have not finished their login
+    max_half_open_logins_per_address: Clients | None = None
+    login_rate_per_address: LoginRate | None = None
+    failed_logins: FailedLogins = FailedLogins()
     login_timeout: PositiveDuration = 60.0
     client_stall_timeout: PositiveDuration = 60.0  # a client that holds a server and does not read
     drain_timeout: Duration = 60.0

@@ -36,8 +36,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "upstream.tls.mode", "connections to PostgreSQL are plain; use Disable or Prefer"
     if tenant.require_tls:
         yield "requireTLS", "client connections are plain; use false"
-    if tenant.allowed_cidrs:
-        yield "allowedCIDRs", "clients are not filtered by address; leave the list empty"
     if tenant.paused:
         yield "paused", "a tenant cannot be paused; use false"
     if tenant.access.mode != "Open":

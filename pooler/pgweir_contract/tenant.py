@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from pgweir_contract.access import Access, Cidr
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Host, Listed, Password, PgName, Port, TenantId, unique
 from pgweir_contract.names import instance_key
@@ -149,12 +150,6 @@ class User(ContractModel):
         return self
 
 
-class Access(ContractModel):
-    """Whether clients of the tenant are let in."""
-
-    mode: Literal["Open", "Reject"] = "Open"
-
-
 class Listen(ContractModel):
     """What LISTEN means for clients that share servers."""
 
@@ -184,7 +179,8 @@ class TenantEntry(ContractModel):
     pool: PoolSettings = PoolSettings()
     replicas: Annotated[Listed[Replica], Field(max_length=16)] = ()
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
-    allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
+    allowed_cidrs: Annotated[Listed[Cidr], Field(alias="allowedCIDRs", max_length=64)] = ()  # empty: from anywhere
+    denied_cidrs: Annotated[Listed[Cidr], Field(alias="deniedCIDRs", max_length=64)] = ()  # counts before allowedCIDRs
     paused: bool = False
     access: Access = Access()
     auth: Auth = Auth()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
+from pgweir_pooler.admission.addresses import Networks
 from pgweir_pooler.errors import Terminated
 from pgweir_pooler.orders import DatabaseKey, Orders
 from pgweir_pooler.pool.keys import PoolKey, PoolLimits
@@ -130,6 +131,7 @@ class Tenant:
         self.entry = entry
         self.logins: dict[str, Login] = {}  # by the name that clients log in with
         self.databases: dict[str, Database] = {}
+        self.networks = Networks()
         self.pools: dict[tuple[str, str], TenantPool] = {}  # by database and login name; made at the first login
         self.learn(entry)
 
@@ -144,6 +146,7 @@ class Tenant:
                 logins[name] = known
         self.logins = logins
         self.databases = {d.name: d for d in entry.databases}
+        self.networks = Networks.of(entry)
 
     def database_for(self, login: Login, name: str) -> Database | None:
         """The database if the tenant has it and the user may connect to it."""

@@ -169,8 +169,17 @@ class LoginTimeout(PoolerError):
     sqlstate = "08006"
 
 
+class TooManyLogins(PoolerError):
+    """An address begins logins faster than `limits.loginRatePerAddress` allows."""
+
+    sqlstate = "53300"
+
+    def __init__(self) -> None:
+        super().__init__("too many logins from your address", hint="Wait a second, and keep connections open.")
+
+
 class TooManyClients(PoolerError):
-    """A limit on client connections is reached: of the process, the tenant or the user."""
+    """A limit on client connections is reached: of the process, the tenant, the user or the address."""
 
     sqlstate = "53300"
 

@@ -115,6 +115,11 @@ class PoolerProcess:
         """Connections that have not logged in yet."""
         return len(self._clients.logins) + len(self._clients.admitted)
 
+    @property
+    def logins_blocked(self) -> int:
+        """Pairs of address and tenant that are refused for failed logins."""
+        return self._clients.door.blocked()
+
     # --- what the console looks at and does
 
     @property
@@ -195,7 +200,7 @@ class PoolerProcess:
     def _take_cluster(self, cluster: ClusterFile) -> None:
         self._cluster = cluster
         clients = self._clients
-        clients.limits = cluster.limits
+        clients.take_limits(cluster.limits)
         clients.default_tenant = cluster.default_tenant
         clients.take_mock_key(cluster.mock_key)
         self._console.learn(cluster.admin.users)

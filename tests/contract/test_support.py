@@ -60,7 +60,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyCA"))}, "upstream.tls.mode"),
         ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyFull"))}, "upstream.tls.mode"),
         ({"require_tls": True}, "requireTLS"),
-        ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
         ({"paused": True}, "paused"),
         ({"access": Access(mode="Reject")}, "access.mode"),
         ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),

@@ -22,7 +22,7 @@ from harness.config import cluster, files
 from harness.pooler import Pooler
 from harness.raw_client import RawClient
 from harness.scram_client import ScramClient
-from pgweir_contract.models import ClusterLimits, Database, TenantEntry, Upstream, User
+from pgweir_contract.models import ClusterLimits, Database, FailedLogins, TenantEntry, Upstream, User
 from security.kolmogorov_smirnov import p_value
 
 TRIES = 500
@@ -101,7 +101,7 @@ def configuration() -> dict[str, bytes]:
         databases=(Database(name="shop"),),
         users=(User(name="app", passwords=(SecretStr("the right password"),)),),
     )
-    limits = ClusterLimits(drain_timeout=1.0)
+    limits = ClusterLimits(drain_timeout=1.0, failed_logins=FailedLogins(max=0))
     return files([entry], cluster(limits=limits))
 
 

@@ -10,8 +10,7 @@ import secrets
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
+from pgweir_pooler.admission.addresses import host_of
 from pgweir_pooler.admission.failure_time import answer_at
 from pgweir_pooler.errors import (
     AuthenticationFailed,
@@ -22,11 +21,13 @@ from pgweir_pooler.errors import (
     ProtocolViolation,
     Terminated,
     TooManyClients,
+    TooManyLogins,
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
+from pgweir_pooler.net.doorkeeper import Verdict
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.orders import DatabaseKey
 from pgweir_pooler.pool.client_limits import ClientCaps
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
 
-log = structlog.get_logger()
-
 # What a client may send ahead of its first ReadyForQuery, after its password.
 EARLY_LIMIT = 65_536
 
@@ -72,6 +71,8 @@ class ClientLogin(asyncio.Protocol):
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
+        self.client_address = ""  # set by came_from(); empty when the peer has none
+        self._verdict = Verdict.ADMIT
         self._startup_at = 0.0  # when its StartupMessage was read; 0.0 before
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
@@ -89,11 +90,7 @@ class ClientLogin(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
         clients = self._clients
         clients.counters.clients_accepted += 1
-        while len(clients.logins) >= clients.limits.max_half_open_logins:
-            # Refusing the newest would let a few silent connections lock everybody out until their timeout; the
-            # oldest has had its time.
-            next(iter(clients.logins)).make_room()
-        clients.logins[self] = None
+        self.came_from(host_of(transport.get_extra_info("peername")))
         keep_alive(transport)
         directory = clients.directory
         self._login = FrontendLogin(
@@ -103,6 +100,16 @@ class ClientLogin(asyncio.Protocol):
             has_console=clients.console is not None and clients.console.is_open,
         )
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
+
+    def came_from(self, address: str) -> None:
+        """The client's address, of the connection or in a trusted proxy's words."""
+        self.client_address = address
+        self._clients.door.arrived(self, address, self._clients.limits)
+
+    def bar_if_of(self, tenant_id: str) -> None:
+        """Too many logins of the tenant have failed from this address: this one will, too."""
+        if self._login is not None and self._startup_at and self._asked_for.tenant == tenant_id:
+            self._login.bar()
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing or self._login is None:
@@ -148,6 +155,16 @@ class ClientLogin(asyncio.Protocol):
         assert self._login is not None
         self._asked_for = Identity(need.tenant, need.user, need.database)
         self._startup_at = self._clients.loop.time()
+        door = self._clients.door
+        if not door.is_in_time(self.client_address):
+            self._refuse(TooManyLogins())
+            return
+        self._verdict = door.judge(need.tenant, self.client_address)
+        if self._verdict is Verdict.BLOCK:
+            self._refuse(AuthenticationFailed(self._login.shown_user))
+            return
+        if self._verdict is Verdict.BAR:
+            self._login.bar()
         console = self._clients.console
         if need.tenant == CONSOLE_TENANT and console is not None:
             verifier, is_real = console.verifier(need.user)
@@ -171,6 +188,7 @@ class ClientLogin(asyncio.Protocol):
         self._early = self._login.unconsumed
         clients = self._clients
         who = admitted.identity
+        clients.door.succeeded(who.tenant, self.client_address)
         if who.tenant == CONSOLE_TENANT and clients.console is not None:
             self._is_closing = True  # for this object: the connection lives on
             self._forget()
@@ -204,7 +222,7 @@ class ClientLogin(asyncio.Protocol):
         self._is_counted = True
         # From here the tenant's limit on clients bounds it: one tenant's logins that wait for a server must not take
         # the places of others.
-        del clients.logins[self]
+        clients.logins.discard(self)
         clients.admitted[self] = None
         self._held = held = clients.directory.pool_for(tenant, database, login)
         settings, _ = split_application_name(admitted.settings)
@@ -382,19 +400,13 @@ class ClientLogin(asyncio.Protocol):
             return
         clients = self._clients
         clients.counters.error(error.code)
-        who = self._asked_for
-        log.log(
-            error.log_level,
-            "login refused",
-            code=error.code,
-            reason=error.log_text(),
-            tenant=who.tenant,
-            user=who.user,
-            client=self._client_host(),
-        )
+        who, door = self._asked_for, clients.door
         if isinstance(error, AuthenticationFailed):
+            door.log_refusal(error, who, self.client_address, cause=self._verdict.value)
+            door.failed(who.tenant, self.client_address, self._verdict)
             self._fail_later(error)
             return
+        door.log_refusal(error, who, self.client_address)
         self._transport.write(error_response_for(error))
         self._close()
 
@@ -419,18 +431,13 @@ class ClientLogin(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
 
-    def _client_host(self) -> str:
-        """Where the client is, for our log alone."""
-        peer = self._transport.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) else ""
-
     def _leave_queue(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.abandon(self)
 
     def _forget(self) -> None:
-        self._clients.logins.pop(self, None)
+        self._clients.logins.discard(self)
         self._clients.admitted.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()

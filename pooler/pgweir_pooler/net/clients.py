@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgweir_pooler.errors import PoolerError, Terminated
+from pgweir_pooler.net.doorkeeper import Doorkeeper
 from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from pgweir_contract.models import ClusterLimits
+    from pgweir_pooler.admission.half_open import HalfOpen
     from pgweir_pooler.directory import Directory, TenantPool
     from pgweir_pooler.net.client_connection import ClientConnection
     from pgweir_pooler.net.client_login import ClientLogin
@@ -68,8 +70,8 @@ class Clients:
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
         self._own_mock_key = self.mock_key = secrets.token_bytes(32)  # makes the salts; the cluster's, if it has one
-        # Both ordered by time; a ClientLogin enters and leaves them by itself.
-        self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
+        self.door = Doorkeeper(loop, directory, counters, limits)
+        # Ordered by time; a ClientLogin enters and leaves it, and `logins`, by itself.
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.keys = KeyMaker(secrets.token_bytes)
         self.sessions: dict[bytes, ClientSession] = {}  # logged in, by `keys.index` of their cancel keys
@@ -83,6 +85,16 @@ class Clients:
         self._settings: dict[Settings, Settings] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def logins(self) -> "HalfOpen[ClientLogin]":
+        """Connected, not authenticated: `maxHalfOpenLogins` bounds them."""
+        return self.door.half_open
+
+    def take_limits(self, limits: "ClusterLimits") -> None:
+        """cluster.json's limits."""
+        self.limits = limits
+        self.door.learn(limits)
 
     def take_mock_key(self, key: "SecretStr | None") -> None:
         """cluster.json's `mockKey`; without one, a key of this process alone."""

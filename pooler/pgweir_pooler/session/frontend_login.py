@@ -83,6 +83,16 @@ class FrontendLogin:
         self._minor = 0  # of the protocol that is spoken
         self._exchange: ServerExchange | None = None  # set by secret_found()
         self._secret_is_real = False
+        self._is_barred = False  # see bar()
+
+    @property
+    def shown_user(self) -> str:
+        """The user's name for errors, once the startup message was read; it depends on what the client sent alone."""
+        return self._startup.shown_user if self._startup else ""
+
+    def bar(self) -> None:
+        """Whatever the client proves from here on, its login fails like one with a wrong password."""
+        self._is_barred = True
 
     @property
     def unconsumed(self) -> bytes:
@@ -120,6 +130,8 @@ class FrontendLogin:
                 made = handler(self)
                 if made is None:
                     break
+                if self._is_barred and self._state is _State.ADMITTED:
+                    raise AuthenticationFailed(self.shown_user)
                 steps += made
             if self._state is _State.SECRET and len(self._inbox) > EARLY_BYTES_MAX:
                 raise ProtocolViolation("too many bytes before authentication")
