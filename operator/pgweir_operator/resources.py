@@ -73,8 +73,6 @@ NOT_YET: Final = frozenset(
         "spec.auth.database",
         "spec.auth.query",
         "spec.auth.userSecretRef",
-        "spec.access.reason",
-        "spec.access.until",
         "spec.databases[].ownerOrdinal",
         "spec.databases[].weight",
         "spec.defaults.mode",

@@ -44,6 +44,7 @@ class PoolSettings(ContractModel):
     min_idle: Count = 0
     reserve_size: Count = 0
     max_clients: Clients = 1000  # of the whole tenant
+    max_clients_per_address: Clients | None = None  # of the whole tenant from one address; None: as many as may come
     queue_timeout: PositiveDuration = 60.0
     query_wait_notify: Duration = 5.0  # "0s": a client that waits for a server is told nothing
     server_idle_timeout: Duration = 300.0  # "0s": idle servers stay
@@ -72,6 +73,7 @@ class PoolOverrides(ContractModel):
     min_idle: Count | None = None
     reserve_size: Count | None = None
     max_clients: Clients | None = None
+    max_clients_per_address: Clients | None = None
     queue_timeout: PositiveDuration | None = None
     query_wait_notify: Duration | None = None
     server_idle_timeout: Duration | None = None

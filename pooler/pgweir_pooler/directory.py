@@ -170,6 +170,8 @@ class Directory:
         self.orders = Orders()
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
+        # Told about each tenant that is changed while it rejects its clients; set likewise.
+        self.on_rejected: Callable[[Tenant], None] = lambda _tenant: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
 
     def pools(self) -> Iterator[Pool]:
@@ -198,6 +200,8 @@ class Directory:
             self.tenants[entry.tenant_id] = Tenant(entry)
             return
         tenant.learn(entry)
+        if entry.access.mode == "Reject":
+            self.on_rejected(tenant)
         for key, held in list(tenant.pools.items()):
             self._refit(tenant, key, held)
 

@@ -150,6 +150,15 @@ class UnknownDatabase(PoolerError):
     sqlstate = "3D000"
 
 
+class TenantRejected(PoolerError):
+    """The tenant's `access` sends its clients away; only who knows a password reads so."""
+
+    sqlstate = "28000"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("this tenant takes no clients" + (f": {reason}" if reason else ""))
+
+
 class InvalidParameter(PoolerError):
     """A startup parameter that cannot be understood, or that the server refused."""
 

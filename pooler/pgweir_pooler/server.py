@@ -84,6 +84,7 @@ class PoolerProcess:
         self.directory = Directory(loop, Connector(self._canceller).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
         self.directory.on_removed = self._clients.pool_removed
+        self.directory.on_rejected = self._clients.tenant_rejected
         self._sweep = TimeoutSweep(self._clients.sessions)
         self._clients.on_joined = self._sweep.joined
         self._console = self._clients.console = Console(self)

@@ -7,7 +7,6 @@ from pydantic import SecretStr
 
 from contract.contract_values import VERIFIER, tenant
 from pgweir_contract.models import (
-    Access,
     Auth,
     ClusterFile,
     Database,
@@ -61,7 +60,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyFull"))}, "upstream.tls.mode"),
         ({"require_tls": True}, "requireTLS"),
         ({"paused": True}, "paused"),
-        ({"access": Access(mode="Reject")}, "access.mode"),
         ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),

@@ -1,6 +1,7 @@
 """Rendering: the same manifests give the same bytes, each refusal concerns one tenant, and the pooler reads it all."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -148,6 +149,13 @@ def test_networks_are_passed_on_and_bad_ones_have_their_place() -> None:
     assert (entry.allowed_cidrs, entry.denied_cidrs) == (("10.0.0.0/8",), ("10.9.0.0/16",))
     with pytest.raises(ManifestError, match=r"spec.deniedCIDRs\[0\]: .*10.0.0.0/8 is the network"):
         rendered(cluster(), tenant(deniedCIDRs=["10.0.0.1/8"]), secret())
+
+
+def test_a_rejection_is_passed_on() -> None:
+    access = {"mode": "Reject", "reason": "unpaid", "until": "2026-12-31T18:00:00Z"}
+    entry = rendered(cluster(), tenant(access=access), secret()).entries["acme"]
+    assert (entry.access.mode, entry.access.reason) == ("Reject", "unpaid")
+    assert entry.access.until == datetime(2026, 12, 31, 18, tzinfo=UTC)
 
 
 def test_the_key_of_salts_is_the_writers() -> None:

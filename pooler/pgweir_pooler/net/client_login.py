@@ -7,10 +7,11 @@ to a `ClientSession`, which costs less memory and does nothing but carry.
 
 import asyncio
 import secrets
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.admission.addresses import host_of
+from pgweir_pooler.admission.addresses import group_of, host_of
 from pgweir_pooler.admission.failure_time import answer_at
 from pgweir_pooler.errors import (
     AuthenticationFailed,
@@ -19,6 +20,7 @@ from pgweir_pooler.errors import (
     LoginTimeout,
     PoolerError,
     ProtocolViolation,
+    TenantRejected,
     Terminated,
     TooManyClients,
     TooManyLogins,
@@ -30,7 +32,7 @@ from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.doorkeeper import Verdict
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.orders import DatabaseKey
-from pgweir_pooler.pool.client_limits import ClientCaps
+from pgweir_pooler.pool.client_limits import ClientCaps, Whose
 from pgweir_pooler.session.frontend_login import FrontendLogin
 from pgweir_pooler.session.settings import render_parameters, split_application_name
 from pgweir_pooler.session.startup import CONSOLE_TENANT
@@ -199,6 +201,9 @@ class ClientLogin(asyncio.Protocol):
         if clients.is_draining or tenant is None or login is None:
             self._refuse(Terminated("the pooler is shutting down" if clients.is_draining else "the tenant was removed"))
             return
+        if tenant.entry.access.rejects(datetime.now(UTC)):
+            self._refuse(TenantRejected(tenant.entry.access.reason))
+            return
         database = tenant.database_for(login, who.database)
         if database is None:
             self._refuse(
@@ -211,11 +216,15 @@ class ClientLogin(asyncio.Protocol):
         if DatabaseKey(database.name, who.tenant) in clients.directory.orders.disabled:
             self._refuse(DatabaseDisabled(database.name))
             return
-        over = clients.client_limits.admit(
-            who.tenant,
-            who.user,
-            ClientCaps(clients.limits.max_clients, tenant.entry.pool.max_clients, login.entry.max_clients or 0),
+        limits, pool = clients.limits, tenant.entry.pool
+        caps = ClientCaps(
+            process=limits.max_clients,
+            tenant=pool.max_clients,
+            user=login.entry.max_clients or 0,
+            address=limits.max_clients_per_address or 0,
+            tenant_address=pool.max_clients_per_address or 0,
         )
+        over = clients.client_limits.admit(self._whose(), caps)
         if over is not None:
             self._refuse(over)
             return
@@ -231,6 +240,12 @@ class ClientLogin(asyncio.Protocol):
             self._welcome(known)
         else:
             self._ask()
+
+    def _whose(self) -> Whose:
+        """Whom the limits count the client for."""
+        assert self._admitted is not None
+        who = self._admitted.identity
+        return Whose(who.tenant, who.user, group_of(self.client_address))
 
     # --- asking a server for its parameters
 
@@ -362,6 +377,7 @@ class ClientLogin(asyncio.Protocol):
                 )
             )
         )
+        session.address_group = self._whose().group
         self._is_counted = False  # the session answers for it from here
         self._forget()
         clients.joined(session)
@@ -444,6 +460,4 @@ class ClientLogin(asyncio.Protocol):
             self._timer = None
         if self._is_counted:
             self._is_counted = False
-            assert self._admitted is not None
-            who = self._admitted.identity
-            self._clients.client_limits.leave(who.tenant, who.user)
+            self._clients.client_limits.leave(self._whose())

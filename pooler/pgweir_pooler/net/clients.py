@@ -2,16 +2,17 @@
 
 import asyncio
 import secrets
+from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from pgweir_pooler.errors import PoolerError, Terminated
+from pgweir_pooler.errors import PoolerError, TenantRejected, Terminated
 from pgweir_pooler.net.doorkeeper import Doorkeeper
 from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
-from pgweir_pooler.pool.client_limits import ClientLimits
+from pgweir_pooler.pool.client_limits import ClientLimits, Whose
 from pgweir_pooler.telemetry import ProcessCounters
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from pgweir_contract.models import ClusterLimits
     from pgweir_pooler.admission.half_open import HalfOpen
-    from pgweir_pooler.directory import Directory, TenantPool
+    from pgweir_pooler.directory import Directory, Tenant, TenantPool
     from pgweir_pooler.net.client_connection import ClientConnection
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
@@ -124,6 +125,17 @@ class Clients:
             if session.held is held:
                 session.close_at_boundary(Terminated(why))
 
+    def tenant_rejected(self, tenant: "Tenant") -> None:
+        """The tenant takes no clients: those that are here leave at their next transaction boundary."""
+        access = tenant.entry.access
+        if not access.rejects(datetime.now(UTC)):
+            return
+        leaving = [session for session in self.sessions.values() if session.held.tenant is tenant]
+        if leaving:
+            log.info("tenant rejects its clients", tenant=tenant.entry.tenant_id, clients=len(leaving))
+        for session in leaving:
+            session.close_at_boundary(Terminated(TenantRejected(access.reason).text))
+
     def joined(self, session: "ClientSession") -> None:
         """A client finished its login."""
         self.sessions[self.keys.index(session.key)] = session
@@ -137,7 +149,7 @@ class Clients:
         """A logged-in client is gone."""
         if self.sessions.pop(self.keys.index(session.key), None) is not None:
             session.held.pool.counters.clients -= 1
-            self.client_limits.leave(session.identity.tenant, session.identity.user)
+            self.client_limits.leave(Whose(session.identity.tenant, session.identity.user, session.address_group))
             if session.has_listened:
                 self.hubs.leave(session)
             if not self.sessions:
