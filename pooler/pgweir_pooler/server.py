@@ -112,6 +112,11 @@ class PoolerProcess:
         return self._config.problems
 
     @property
+    def warnings(self) -> list[Problem]:
+        """What works and should not stay so."""
+        return self._config.warnings
+
+    @property
     def logins_in_progress(self) -> int:
         """Connections that have not logged in yet."""
         return len(self._clients.logins) + len(self._clients.admitted)

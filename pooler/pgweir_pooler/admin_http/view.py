@@ -112,6 +112,11 @@ class ProcessView(Protocol):
         ...
 
     @property
+    def warnings(self) -> Sequence[tuple[str, str]]:
+        """Likewise, of what works and should not stay so."""
+        ...
+
+    @property
     def logins_in_progress(self) -> int: ...
     @property
     def logins_blocked(self) -> int:
