@@ -36,8 +36,6 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
         yield "upstream.tls.mode", "connections to PostgreSQL are plain; use Disable or Prefer"
     if tenant.require_tls:
         yield "requireTLS", "client connections are plain; use false"
-    if tenant.paused:
-        yield "paused", "a tenant cannot be paused; use false"
     if tenant.auth.mode != "Users":
         yield "auth.mode", "users are not looked up in the database; list them and use Users"
     if tenant.parameters:

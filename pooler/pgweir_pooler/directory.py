@@ -196,6 +196,7 @@ class Directory:
             self._leave_instance(tenant)
         self._tenants_on.setdefault(instance, {})[entry.tenant_id] = entry.upstream.max_connections
         self._resize_instance(instance)
+        is_pause_news = self.orders.pause_tenant(entry.tenant_id, is_paused=entry.paused)
         if tenant is None:
             self.tenants[entry.tenant_id] = Tenant(entry)
             return
@@ -204,6 +205,15 @@ class Directory:
             self.on_rejected(tenant)
         for key, held in list(tenant.pools.items()):
             self._refit(tenant, key, held)
+        if is_pause_news:
+            for held in tenant.pools.values():
+                self._pause_or_resume(held)
+
+    def _pause_or_resume(self, held: TenantPool) -> None:
+        if self.orders.is_paused(DatabaseKey(held.identity.database, held.identity.tenant)):
+            held.pool.pause()
+        else:
+            held.pool.resume()
 
     def remove(self, tenant_id: str) -> None:
         """Forgets a tenant; its pools drain."""

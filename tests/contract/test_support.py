@@ -59,7 +59,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
         ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyCA"))}, "upstream.tls.mode"),
         ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyFull"))}, "upstream.tls.mode"),
         ({"require_tls": True}, "requireTLS"),
-        ({"paused": True}, "paused"),
         ({"auth": Auth(mode="AuthQuery")}, "auth.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
