@@ -21,7 +21,7 @@ from pgweir_pooler.session.statements import StatementTable
 from pgweir_pooler.session.steps import Identity, Settings
 from pgweir_pooler.session.timeouts import Timeouts
 from pgweir_pooler.telemetry import PoolCounters
-from pgweir_pooler.wire.scram import Verifier
+from pgweir_pooler.wire.password_verifier import PasswordVerifier
 
 # Parameters that were rendered for a login are kept per pool; a tenant whose clients all send other settings than each
 # other must not fill memory.
@@ -114,13 +114,13 @@ class Login:
 
     def __init__(self, entry: User) -> None:
         self.entry = entry
-        self._verifier: Verifier | None = None
+        self._verifier: PasswordVerifier | None = None
 
-    def verifier(self, salt: bytes) -> Verifier:
-        """The user's SCRAM verifier with this salt; made from the password at the first login (1-2 ms) and kept."""
+    def verifier(self, salt: bytes) -> PasswordVerifier:
+        """The user's SCRAM verifier with this salt; its keys are made at the first login (1-2 ms) and kept."""
         if self._verifier is None or self._verifier.salt != salt:
             password = self.entry.passwords[0].get_secret_value()  # `support` lets no user in without one
-            self._verifier = Verifier.from_password(password, salt)
+            self._verifier = PasswordVerifier(password, salt)
         return self._verifier
 
 

@@ -32,6 +32,7 @@ from pgweir_pooler.wire.messages import (
     parameter_status,
     ready_for_query,
 )
+from pgweir_pooler.wire.password_verifier import PasswordVerifier
 from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, derived_salt, mock_verifier
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.console.view import ProcessView
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.session.steps import Settings
+    from pgweir_pooler.wire.scram import KnownSecret
 
 log = structlog.get_logger()
 
@@ -56,9 +58,8 @@ class Console:
         self._process = process
         self.actions = Actions(process)
         self._users: dict[str, AdminUser] = {}
-        self._verifiers: dict[
-            str, Verifier
-        ] = {}  # of passwords, made when first needed, kept while the user's secret stays
+        # Of passwords, made when first needed, kept while the user's secret stays.
+        self._verifiers: dict[str, PasswordVerifier] = {}
         self._sessions: dict[tuple[int, bytes], ConsoleSession] = {}  # by cancel key
         self._averages = Averages(monotonic())
 
@@ -80,7 +81,7 @@ class Console:
         """Whether anybody may log in at all."""
         return bool(self._users)
 
-    def verifier(self, user: str) -> tuple[Verifier, bool]:
+    def verifier(self, user: str) -> tuple[KnownSecret, bool]:
         """The user's verifier and True, or one that no password fits and False."""
         entry = self._users.get(user)
         if entry is None:
@@ -90,7 +91,7 @@ class Console:
         salt = derived_salt(f"\0{user}", self._process.mock_key)
         verifier = self._verifiers.get(user)
         if verifier is None or verifier.salt != salt:
-            verifier = self._verifiers[user] = Verifier.from_password(entry.passwords[0].get_secret_value(), salt)
+            verifier = self._verifiers[user] = PasswordVerifier(entry.passwords[0].get_secret_value(), salt)
         return verifier, True
 
     def enter(self, user: str, settings: Settings, transport: asyncio.Transport, early: bytes, client_id: int) -> None:

@@ -176,10 +176,8 @@ class ClientLogin(asyncio.Protocol):
         tenant = self._clients.directory.tenants.get(need.tenant)
         login = tenant.logins.get(need.user) if tenant else None
         name = f"{need.tenant}\0{need.user}"
-        if login is None:
-            verifier = mock_verifier(name, self._clients.mock_key)
-        else:
-            verifier = login.verifier(derived_salt(name, self._clients.mock_key))
+        key = self._clients.mock_key
+        verifier = mock_verifier(name, key) if login is None else login.verifier(derived_salt(name, key))
         for step in self._login.secret_found(verifier, real=login is not None):
             self._take(step)
 

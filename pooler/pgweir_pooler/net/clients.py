@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
     from pgweir_pooler.session.steps import Settings
-    from pgweir_pooler.wire.scram import Verifier
+    from pgweir_pooler.wire.scram import KnownSecret
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class ConsoleDoor(Protocol):
         """Whether there is anybody who may log in."""
         ...
 
-    def verifier(self, user: str) -> "tuple[Verifier, bool]":
+    def verifier(self, user: str) -> "tuple[KnownSecret, bool]":
         """The user's verifier and True, or one that no password fits and False."""
 
     def enter(

@@ -26,7 +26,7 @@ from pgweir_pooler.session.steps import (
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.inbox import Inbox
 from pgweir_pooler.wire.limits import EARLY_BYTES_MAX, SASL_MESSAGE_MAX_BYTES, STARTUP_PACKET_MAX_BYTES
-from pgweir_pooler.wire.scram import MECHANISM, ServerExchange, Verifier
+from pgweir_pooler.wire.scram import MECHANISM, KnownSecret, ServerExchange
 
 # 3.2 brings long cancel keys (PostgreSQL 18); 3.1 was never published and is, as in PostgreSQL, spoken like 3.0.
 NEWEST_MINOR = 2
@@ -110,7 +110,7 @@ class FrontendLogin:
             self._inbox.add(data)
         return self._run([])
 
-    def secret_found(self, verifier: Verifier, *, real: bool) -> list[FrontendStep]:
+    def secret_found(self, verifier: KnownSecret, *, real: bool) -> list[FrontendStep]:
         """Answers NeedSecret; `real=False` with a mock verifier when there is no such tenant or user.
 
         Returns nothing when the client was refused meanwhile.

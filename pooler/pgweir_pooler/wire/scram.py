@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pgweir_pooler.errors import NotSupported, ProtocolViolation
 from pgweir_pooler.wire.cursor import ServerProtocolError
@@ -91,12 +92,25 @@ def _derived(purpose: bytes, user: str, secret_key: bytes) -> bytes:
     return _hmac(secret_key, purpose + b"\0" + user.encode("utf-8", "surrogatepass"))
 
 
+class KnownSecret(Protocol):
+    """What a server checks proofs by: a `Verifier`, or something that makes one when it is needed."""
+
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def salt(self) -> bytes: ...
+    @property
+    def stored_key(self) -> bytes: ...
+    @property
+    def server_key(self) -> bytes: ...
+
+
 class ServerExchange:
     """The server's role: client-first in, server-first out, client-final in, server-final or nothing out."""
 
     __slots__ = ("_auth_prefix", "_gs2_header", "_nonce", "_server_nonce", "_verifier", "client_key")
 
-    def __init__(self, verifier: Verifier, server_nonce: str) -> None:
+    def __init__(self, verifier: KnownSecret, server_nonce: str) -> None:
         self._verifier = verifier
         self._server_nonce = server_nonce.encode("ascii")
         self._gs2_header = b""
