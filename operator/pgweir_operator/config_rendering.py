@@ -84,12 +84,14 @@ def render_config(
     previous: Mapping[str, TenantEntry] = _NO_PREVIOUS,
     previous_pems: Mapping[str, SecretStr] = _NO_PEMS,
     now: datetime | None = None,
+    mock_key: SecretStr | None = None,
 ) -> RenderResult:
     """All files of a cluster. Tenants of other clusters are passed over; `previous` is by tenant id.
 
     `previous_pems` has the PEM texts that the previous entries name. Without usable certificates for TLS there is no
     cluster.json among the files, and poolers must keep the one that they have. With `now`, passwords of `previous` stay
-    for an overlap when they change.
+    for an overlap when they change. `mock_key` is made once per cluster and must stay the same
+    (`ClusterFile.mock_key`).
     """
     result = RenderResult(problems=unsupported_spec(cluster))
     by_key = {secret.key: secret for secret in secrets}
@@ -131,7 +133,8 @@ def render_config(
         result.problems += refused.problems
     else:
         result.files |= files
-        _render_cluster(result, cluster, members, _admin(result, cluster, by_key), ClusterTls(client=tls))
+        admin = _admin(result, cluster, by_key)
+        _render_cluster(result, cluster, members, admin, ClusterTls(client=tls), mock_key)
     return result
 
 
@@ -205,6 +208,7 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
             sni_hostnames=spec.sni_hostnames,
             client_tls=tenant_tls(spec.client_tls, pems),
             allowed_cidrs=spec.allowed_cidrs,
+            denied_cidrs=spec.denied_cidrs,
             paused=spec.paused,
             access=spec.access,
             auth=auth,
@@ -328,7 +332,12 @@ def _admin(result: RenderResult, cluster: PoolerCluster, secrets: Mapping[str, S
 
 
 def _render_cluster(
-    result: RenderResult, cluster: PoolerCluster, members: Sequence[Member], admin: AdminConsole, tls: ClusterTls
+    result: RenderResult,
+    cluster: PoolerCluster,
+    members: Sequence[Member],
+    admin: AdminConsole,
+    tls: ClusterTls,
+    mock_key: SecretStr | None,
 ) -> None:
     spec = cluster.spec
     limits = spec.limits
@@ -337,13 +346,18 @@ def _render_cluster(
         listeners=tuple(Listener(**{name: getattr(x, name) for name in Listener.model_fields}) for x in spec.listeners),
         limits=ClusterLimits(
             max_clients=limits.max_clients_per_pod,
+            max_clients_per_address=limits.max_clients_per_address,
             max_half_open_logins=limits.max_half_open_logins,
+            max_half_open_logins_per_address=limits.max_half_open_logins_per_address,
+            login_rate_per_address=limits.login_rate_per_address,
+            failed_logins=limits.failed_logins,
             login_timeout=limits.login_timeout,
             client_stall_timeout=limits.client_stall_timeout,
             drain_timeout=spec.drain.timeout,
         ),
         tls=tls,
         default_tenant=spec.default_tenant,
+        mock_key=mock_key,
         admin=admin,
         instances=_instances(result, cluster),
         members=tuple(sorted(members, key=lambda m: m.ordinal)),

@@ -6,6 +6,7 @@ is reported and changes nothing.
 
 import asyncio
 import http.client
+import secrets
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import watchfiles
+from pydantic import SecretStr
 
 from pgweir_contract.models import TenantEntry
 from pgweir_contract.names import CONTROL_PORT, HTTP_PORT
@@ -53,7 +55,8 @@ class LocalCluster:
         self._adapt = adapt
         self._before_write = before_write
         self._reported: list[str] = []  # the problems that stand now, so that they are shown once
-        self.rendered = render_paths(paths, adapt)
+        self._mock_key = SecretStr(secrets.token_urlsafe(32))  # the same in all renderings
+        self.rendered = render_paths(paths, adapt, self._mock_key)
         self._folder = Path(tempfile.mkdtemp(prefix="pgweir-local-"))  # 0700; close() removes it
         spec = self.rendered.cluster.spec
         self._listeners = spec.listeners
@@ -88,7 +91,7 @@ class LocalCluster:
     async def reload(self) -> None:
         """Renders again; what is new and good is applied, what is bad is reported."""
         try:
-            rendered = render_paths(self._paths, self._adapt, self.rendered, datetime.now(UTC))
+            rendered = render_paths(self._paths, self._adapt, self._mock_key, self.rendered, datetime.now(UTC))
         except BadManifests as error:
             if error.problems != self._reported:
                 self._say("the manifests have problems; the last good configuration stays:")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pgweir_contract.models import TenantEntry
 from pgweir_operator.check import check, read_texts
 from pgweir_operator.config_rendering import render_config
@@ -42,7 +44,11 @@ class Rendered:
 
 
 def render_paths(
-    paths: Iterable[Path], adapt: Adapt | None = None, before: Rendered | None = None, now: datetime | None = None
+    paths: Iterable[Path],
+    adapt: Adapt | None = None,
+    mock_key: SecretStr | None = None,
+    before: Rendered | None = None,
+    now: datetime | None = None,
 ) -> Rendered:
     """Reads and renders; raises BadManifests, and then nothing of it is usable.
 
@@ -58,7 +64,7 @@ def render_paths(
     if adapt is not None:
         manifests = adapt(manifests)
     previous = before.entries if before is not None else {}
-    result = render_config(cluster, manifests.tenants, manifests.secrets, previous=previous, now=now)
+    result = render_config(cluster, manifests.tenants, manifests.secrets, previous=previous, now=now, mock_key=mock_key)
     rejected = [f"Tenant {key}: {reason}" for key, reasons in result.rejected.items() for reason in reasons]
     if rejected:
         raise BadManifests(rejected)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pgweir_contract.access import Cidr
 from pgweir_contract.admin import ADMIN_USERS_MAX, AdminName, AdminRole
 from pgweir_contract.client_tls import DnsName
 from pgweir_contract.durations import Duration, PositiveDuration
@@ -20,9 +21,11 @@ from pgweir_contract.json_form import ContractModel, Listed, PgName, TenantId, u
 from pgweir_contract.models import (
     DEFAULT_LISTENERS,
     Access,
+    FailedLogins,
     InstanceLimit,
     Listen,
     Listener,
+    LoginRate,
     PoolOverrides,
     PoolSettings,
     Replica,
@@ -68,8 +71,6 @@ _KUBERNETES_ONLY: Final = frozenset(
 NOT_YET: Final = frozenset(
     {
         "spec.autoscaling",
-        "spec.access.reason",
-        "spec.access.until",
         "spec.databases[].ownerOrdinal",
         "spec.databases[].weight",
         "spec.defaults.mode",
@@ -98,7 +99,11 @@ class ClusterLimitsSpec(ContractModel):
     """Limits of each pooler process."""
 
     max_clients_per_pod: Clients = 10_000
+    max_clients_per_address: Clients | None = None
     max_half_open_logins: Clients = 1_000
+    max_half_open_logins_per_address: Clients | None = None
+    login_rate_per_address: LoginRate | None = None
+    failed_logins: FailedLogins = FailedLogins()
     login_timeout: PositiveDuration = 60.0
     client_stall_timeout: PositiveDuration = 60.0
 
@@ -239,7 +244,8 @@ class TenantSpec(ContractModel):
     require_tls: Annotated[bool, Field(alias="requireTLS")] = False
     sni_hostnames: Annotated[Listed[DnsName], Field(max_length=8)] = ()
     client_tls: TenantTlsSpec | None = None
-    allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
+    allowed_cidrs: Annotated[Listed[Cidr], Field(alias="allowedCIDRs", max_length=64)] = ()
+    denied_cidrs: Annotated[Listed[Cidr], Field(alias="deniedCIDRs", max_length=64)] = ()
     paused: bool = False
     access: Access = Access()
     deletion_policy: Literal["Drain"] = "Drain"

@@ -53,6 +53,8 @@ class ContractModel(BaseModel):
     def _hide_or_reveal(self, value: Any, handler: Any, info: SerializationInfo) -> Any:
         if not (isinstance(info.context, dict) and _REVEAL in info.context):
             return handler(value)
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()
         if isinstance(value, tuple) and value and isinstance(value[0], SecretStr):
             return [secret.get_secret_value() for secret in value]
         if isinstance(value, dict) and value and isinstance(next(iter(value.values())), SecretStr):

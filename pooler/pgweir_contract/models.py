@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from pgweir_contract.abuse import FailedLogins, LoginRate
+from pgweir_contract.access import Access
 from pgweir_contract.admin import AdminConsole, AdminUser
 from pgweir_contract.auth import Auth
 from pgweir_contract.client_tls import ClientTls, ClusterTls, ProxyProtocol
@@ -26,7 +28,6 @@ from pgweir_contract.json_form import (
 from pgweir_contract.names import CONTRACT_VERSION, SESSION_PORT, TRANSACTION_PORT, instance_key
 from pgweir_contract.pems import PemDigest
 from pgweir_contract.tenant import (
-    Access,
     Clients,
     Database,
     Listen,
@@ -52,10 +53,12 @@ __all__ = [
     "ClusterLimits",
     "ClusterTls",
     "Database",
+    "FailedLogins",
     "InstanceLimit",
     "Listen",
     "Listener",
     "ListenerMode",
+    "LoginRate",
     "Member",
     "PoolOverrides",
     "PoolSettings",
@@ -87,10 +90,18 @@ class ClusterLimits(ContractModel):
     """Limits of one pooler process."""
 
     max_clients: Clients = 10_000
+    max_clients_per_address: Clients | None = None  # None: as many as `max_clients`
     max_half_open_logins: Clients = 1_000  # connections that have not finished their login
+    max_half_open_logins_per_address: Clients | None = None
+    login_rate_per_address: LoginRate | None = None
+    failed_logins: FailedLogins = FailedLogins()
     login_timeout: PositiveDuration = 60.0
     client_stall_timeout: PositiveDuration = 60.0  # a client that holds a server and does not read
     drain_timeout: Duration = 60.0
+
+
+MockKey = Annotated[SecretStr, Field(min_length=32, max_length=256)]
+"""A random text, the same in all members: the salts that they show for users who are not there come from it."""
 
 
 class InstanceLimit(ContractModel):
@@ -132,6 +143,7 @@ class ClusterFile(ContractModel):
     limits: ClusterLimits = ClusterLimits()
     tls: ClusterTls = ClusterTls()
     default_tenant: TenantId | None = None  # for clients that name none
+    mock_key: MockKey | None = None  # None: each process makes one of its own
     admin: AdminConsole = AdminConsole()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()
     members: Annotated[Listed[Member], Field(max_length=256)] = ()

@@ -64,6 +64,7 @@ class Status(ContractModel):
     state: Literal["Starting", "Serving", "Draining"]
     revisions: dict[str, str] = Field(default_factory=dict)  # file name -> revision that is applied
     problems: Listed[Problem] = ()
+    warnings: Listed[Problem] = ()  # what works and should not stay so
     clients: Natural = 0
     tenants: Listed[TenantStatus] = ()
     instances: Listed[InstanceStatus] = ()

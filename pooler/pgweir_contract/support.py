@@ -26,12 +26,6 @@ def unsupported_cluster(cluster: ClusterFile) -> list[str]:
 def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
     if tenant.replicas:
         yield "replicas", "read routing does not exist; leave the list empty"
-    if tenant.allowed_cidrs:
-        yield "allowedCIDRs", "clients are not filtered by address; leave the list empty"
-    if tenant.paused:
-        yield "paused", "a tenant cannot be paused; use false"
-    if tenant.access.mode != "Open":
-        yield "access.mode", "a tenant cannot be closed; use Open"
     if tenant.parameters:
         yield "parameters", "server parameters are not set; leave the map empty"
     yield from _pool("pool", tenant.pool)
@@ -42,6 +36,7 @@ def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
                 f"databases[{i}].pool.maxClients",
                 "clients are limited per tenant and user, not per database",
             )
+        yield from _address_limit(f"databases[{i}].pool", database.pool)
     for i, user in enumerate(tenant.users):
         yield from _user(f"users[{i}]", user)
 
@@ -53,7 +48,13 @@ def _pool(path: str, pool: PoolSettings | PoolOverrides | None) -> Iterator[tupl
         yield f"{path}.reserveSize", "pools have no reserve; use 0"
 
 
+def _address_limit(path: str, pool: PoolOverrides | None) -> Iterator[tuple[str, str]]:
+    if pool and pool.max_clients_per_address is not None:
+        yield f"{path}.maxClientsPerAddress", "clients of an address are limited for a whole tenant; set it in its pool"
+
+
 def _user(path: str, user: User) -> Iterator[tuple[str, str]]:
     yield from _pool(f"{path}.pool", user.pool)
+    yield from _address_limit(f"{path}.pool", user.pool)
     if user.pool and user.pool.max_clients is not None:
         yield f"{path}.pool.maxClients", f"write {path}.maxClients instead"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pgweir_contract.access import Access, Cidr
 from pgweir_contract.auth import Auth, Passwords, Verifiers
 from pgweir_contract.client_tls import DnsName, TenantTls
 from pgweir_contract.durations import Duration, PositiveDuration
@@ -34,6 +35,7 @@ class PoolSettings(ContractModel):
     min_idle: Count = 0
     reserve_size: Count = 0
     max_clients: Clients = 1000  # of the whole tenant
+    max_clients_per_address: Clients | None = None  # of the whole tenant from one address; None: as many as may come
     queue_timeout: PositiveDuration = 60.0
     query_wait_notify: Duration = 5.0  # "0s": a client that waits for a server is told nothing
     server_idle_timeout: Duration = 300.0  # "0s": idle servers stay
@@ -62,6 +64,7 @@ class PoolOverrides(ContractModel):
     min_idle: Count | None = None
     reserve_size: Count | None = None
     max_clients: Clients | None = None
+    max_clients_per_address: Clients | None = None
     queue_timeout: PositiveDuration | None = None
     query_wait_notify: Duration | None = None
     server_idle_timeout: Duration | None = None
@@ -136,12 +139,6 @@ class User(ContractModel):
         return self
 
 
-class Access(ContractModel):
-    """Whether clients of the tenant are let in."""
-
-    mode: Literal["Open", "Reject"] = "Open"
-
-
 class Listen(ContractModel):
     """What LISTEN means for clients that share servers."""
 
@@ -168,7 +165,8 @@ class TenantEntry(ContractModel):
     # Clients that say one of these by SNI are this tenant's, unless they name another.
     sni_hostnames: Annotated[Listed[DnsName], Field(max_length=8)] = ()
     client_tls: TenantTls | None = None  # None: the cluster's certificate
-    allowed_cidrs: Annotated[Listed[str], Field(alias="allowedCIDRs", max_length=64)] = ()
+    allowed_cidrs: Annotated[Listed[Cidr], Field(alias="allowedCIDRs", max_length=64)] = ()  # empty: from anywhere
+    denied_cidrs: Annotated[Listed[Cidr], Field(alias="deniedCIDRs", max_length=64)] = ()  # counts before allowedCIDRs
     paused: bool = False
     access: Access = Access()
     auth: Auth = Auth()

@@ -33,6 +33,7 @@ from pgweir_contract.reading import (
 )
 from pgweir_contract.support import unsupported, unsupported_cluster
 from pgweir_pooler.directory import Directory
+from pgweir_pooler.file_modes import wide_files
 from pgweir_pooler.telemetry import ProcessCounters
 
 log = structlog.get_logger()
@@ -101,6 +102,7 @@ class ConfigFiles:
         self._tenant_problems: dict[str, list[str]] = {}
         self._read_revisions: dict[str, str] = {}  # of the last good reading of each file
         self.revisions: dict[str, str] = {}  # applied, by file: these once all of them are
+        self.warnings: list[Problem] = []  # of the last configuration that was applied
         self._lock = asyncio.Lock()
 
     @property
@@ -135,12 +137,20 @@ class ConfigFiles:
                 log.error("configuration problem", where=where, problem=what)
             if not changed:
                 return
+            self._look_at_modes()
             log.info(
                 "configuration applied",
                 files=sorted(changed),
                 tenants=len(self._directory.tenants),
                 problems=len(problems),
             )
+
+    def _look_at_modes(self) -> None:
+        before = {where for where, _ in self.warnings}
+        self.warnings = wide_files(self._path, (CLUSTER_FILE, *_TENANT_FILES))
+        for where, what in self.warnings:
+            if where not in before:
+                log.warning("file with wide permissions", file=where, problem=what)
 
     async def _apply_changes(self) -> dict[str, bytes | None]:
         slices = _Slices()

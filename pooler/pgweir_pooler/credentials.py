@@ -15,6 +15,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from pgweir_pooler.wire.md5 import Md5Hash
+from pgweir_pooler.wire.password_verifier import PasswordVerifier
 from pgweir_pooler.wire.scram import Verifier
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Credentials:
         self._stored = stored
         self._overlap_until = overlap_until
         self._valid_until = valid_until
-        self._made: tuple[int, Verifier] | None = None  # of how many passwords, and their verifier
+        self._made: tuple[int, PasswordVerifier] | None = None  # of how many passwords, and their verifier
         self._keys: dict[Verifier, ScramKeys] = {}  # by the verifiers of `_stored`; until those are replaced
         self._turns: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by address: whose turn it is, until when
         self.has_wrong_key = False  # PostgreSQL has another verifier than the one that was proved
@@ -76,13 +77,13 @@ class Credentials:
         """The verifiers that count now, without the one that passwords make."""
         return self._current(self._stored, now)
 
-    def made(self, now: float, salt: bytes) -> Verifier | None:
-        """The verifier of all passwords that count; made at the first login (1-2 ms each) with that salt, and kept."""
+    def made(self, now: float, salt: bytes) -> PasswordVerifier | None:
+        """The verifier of all passwords that count, with that salt; kept, for its keys cost 1-2 ms each."""
         passwords = self.passwords(now)
         if not passwords:
             return None
-        if self._made is None or self._made[0] != len(passwords):
-            self._made = len(passwords), Verifier.from_passwords(passwords, salt)
+        if self._made is None or self._made[0] != len(passwords) or self._made[1].salt != salt:
+            self._made = len(passwords), PasswordVerifier(passwords, salt)
         return self._made[1]
 
     def turn(self, address: str, now: float) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream
 from pgweir_contract.pems import pems_of
+from pgweir_pooler.admission.addresses import Networks
 from pgweir_pooler.credentials import Credentials, Stored
 from pgweir_pooler.errors import Terminated, TooManyUsers
 from pgweir_pooler.login import Login
@@ -137,6 +138,7 @@ class Tenant:
         self.entry = entry
         self.logins: dict[str, Login] = {}  # by the name that clients log in with
         self.databases: dict[str, Database] = {}
+        self.networks = Networks()
         self.pools: dict[tuple[str, str], TenantPool] = {}  # by database and login name; made at the first login
         self.users: UserCache | None = None  # of those that are not listed; None where nobody is looked up
         self.lookups: TenantPool | None = None  # made when somebody is looked up first
@@ -157,6 +159,7 @@ class Tenant:
                 login.credentials.take_over(known.credentials)
         self.logins = logins
         self.databases = {d.name: d for d in entry.databases}
+        self.networks = Networks.of(entry)
 
     def login_of(self, name: str) -> Login | None:
         """The user that clients call so: a listed one, or one that was looked up."""
@@ -216,6 +219,8 @@ class Directory:
         self.orders = Orders()
         # Told about each TenantPool that nobody may use any more; set by the composition root.
         self.on_removed: Callable[[TenantPool, str], None] = lambda _held, _why: None
+        # Told about each tenant that is changed while it rejects its clients; set likewise.
+        self.on_rejected: Callable[[Tenant], None] = lambda _tenant: None
         self.departed: set[Pool] = set()  # pools that drain; each removes itself when its last server is gone
         self.departed_lookups: set[Pool] = set()  # those of lookups
 
@@ -249,13 +254,25 @@ class Directory:
         self.sni.put(entry.tenant_id, entry.sni_hostnames)
         self._tenants_on.setdefault(instance, {})[entry.tenant_id] = entry.upstream.max_connections
         self._resize_instance(instance)
+        is_pause_news = self.orders.pause_tenant(entry.tenant_id, is_paused=entry.paused)
         if tenant is None:
             self.tenants[entry.tenant_id] = Tenant(entry)
             return
         tenant.learn(entry)
+        if entry.access.mode == "Reject":
+            self.on_rejected(tenant)
         for key, held in list(tenant.pools.items()):
             self._refit(tenant, key, held)
         self._refit_lookups(tenant)
+        if is_pause_news:
+            for held in tenant.pools.values():
+                self._pause_or_resume(held)
+
+    def _pause_or_resume(self, held: TenantPool) -> None:
+        if self.orders.is_paused(DatabaseKey(held.identity.database, held.identity.tenant)):
+            held.pool.pause()
+        else:
+            held.pool.resume()
 
     def remove(self, tenant_id: str) -> None:
         """Forgets a tenant; its pools drain."""

@@ -229,6 +229,15 @@ class UnknownDatabase(PoolerError):
     sqlstate = "3D000"
 
 
+class TenantRejected(PoolerError):
+    """The tenant's `access` sends its clients away; only who knows a password reads so."""
+
+    sqlstate = "28000"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("this tenant takes no clients" + (f": {reason}" if reason else ""))
+
+
 class InvalidParameter(PoolerError):
     """A startup parameter that cannot be understood, or that the server refused."""
 
@@ -248,8 +257,17 @@ class LoginTimeout(PoolerError):
     sqlstate = "08006"
 
 
+class TooManyLogins(PoolerError):
+    """An address begins logins faster than `limits.loginRatePerAddress` allows."""
+
+    sqlstate = "53300"
+
+    def __init__(self) -> None:
+        super().__init__("too many logins from your address", hint="Wait a second, and keep connections open.")
+
+
 class TooManyClients(PoolerError):
-    """A limit on client connections is reached: of the process, the tenant or the user."""
+    """A limit on client connections is reached: of the process, the tenant, the user or the address."""
 
     sqlstate = "53300"
 

@@ -86,11 +86,12 @@ class PoolerProcess:
         self.directory = Directory(loop, Connector(CancelSender(channels), channels).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
         self.directory.on_removed = self._clients.pool_removed
+        self.directory.on_rejected = self._clients.tenant_rejected
         self._sweep = TimeoutSweep(self._clients.sessions)
         self._clients.on_joined = self._sweep.joined
         self._console = self._clients.console = Console(self)
         self._config = ConfigFiles(
-            options.config_dir, self.directory, self.counters, self._take_cluster, self._clients.door
+            options.config_dir, self.directory, self.counters, self._take_cluster, self._clients.tls
         )
         self._cluster: ClusterFile | None = None
         self._listening: tuple[Listener, ...] | None = None
@@ -115,9 +116,19 @@ class PoolerProcess:
         return self._config.problems
 
     @property
+    def warnings(self) -> list[Problem]:
+        """What works and should not stay so."""
+        return self._config.warnings
+
+    @property
     def logins_in_progress(self) -> int:
         """Connections that have not logged in yet."""
         return len(self._clients.logins) + len(self._clients.admitted)
+
+    @property
+    def logins_blocked(self) -> int:
+        """Pairs of address and tenant that are refused for failed logins."""
+        return self._clients.door.blocked()
 
     # --- what the console looks at and does
 
@@ -198,11 +209,12 @@ class PoolerProcess:
 
     def _take_cluster(self, cluster: ClusterFile) -> None:
         """Raises ContractError, and then nothing has changed."""
-        self._clients.door.learn(cluster.tls.client, cluster.default_tenant, self._options.config_dir)
+        self._clients.tls.learn(cluster.tls.client, cluster.default_tenant, self._options.config_dir)
         self._cluster = cluster
         clients = self._clients
-        clients.limits = cluster.limits
+        clients.take_limits(cluster.limits)
         clients.default_tenant = cluster.default_tenant
+        clients.take_mock_key(cluster.mock_key)
         self._console.learn(cluster.admin.users)
         if self._listening is not None and self._listening != cluster.listeners:
             log.warning("listeners changed: they take effect at the next start")

@@ -106,12 +106,23 @@ class PoolCounters:
 class ProcessCounters:
     """What the whole process has done since it started."""
 
-    __slots__ = ("clients_accepted", "errors", "logins", "reload_failures", "reloads", "tls_handshakes")
+    __slots__ = (
+        "clients_accepted",
+        "errors",
+        "login_blocks",
+        "login_failures",
+        "logins",
+        "reload_failures",
+        "reloads",
+        "tls_handshakes",
+    )
 
     def __init__(self) -> None:
         self.clients_accepted = 0
         self.tls_handshakes = 0  # of clients, those that succeeded
         self.logins = 0
+        self.login_failures: dict[str, int] = {}  # 28P01, by the reason that the client is not told
+        self.login_blocks = 0  # how often an address was blocked at a tenant
         self.errors: dict[str, int] = {}  # PoolerError.code -> how many were sent to clients
         self.reloads = 0
         self.reload_failures = 0

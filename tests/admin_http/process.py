@@ -74,6 +74,8 @@ class Process:
         self.revisions = {"cluster.json": "17"}
         self.problems = [("tenants-03.json: globex", "pool.size: too large")]
         self.logins_in_progress = 3
+        self.logins_blocked = 2
+        self.warnings = [("cluster.json", "is open to others")]
         self.counters = ProcessCounters()
         self.directory = Directory(asyncio.get_running_loop(), self._connect)
 

@@ -46,6 +46,7 @@ async def test_the_status_tells_who_this_is_and_what_is_applied() -> None:
     assert datetime.fromisoformat(status.started_at) == process.started_at
     assert status.revisions == {"cluster.json": "17"}
     assert [(p.where, p.problem) for p in status.problems] == process.problems
+    assert [(p.where, p.problem) for p in status.warnings] == process.warnings
 
 
 async def test_tenants_pools_and_instances_are_listed_in_order() -> None:

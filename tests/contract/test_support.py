@@ -7,7 +7,6 @@ from pydantic import SecretStr
 
 from contract.contract_values import tenant
 from pgweir_contract.models import (
-    Access,
     ClusterFile,
     Database,
     Member,
@@ -48,9 +47,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
     ("change", "path"),
     [
         ({"replicas": (Replica(name="r", host="h"),)}, "replicas"),
-        ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
-        ({"paused": True}, "paused"),
-        ({"access": Access(mode="Reject")}, "access.mode"),
         ({"parameters": {"work_mem": "1MB"}}, "parameters"),
         ({"pool": PoolSettings(reserve_size=1)}, "pool.reserveSize"),
         (

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from harness.secret_watch import WATCH
+
 PROTOCOL_3_0 = 3 << 16
 SSL_REQUEST_CODE = 80877103
 GSSENC_REQUEST_CODE = 80877104
@@ -124,7 +126,9 @@ def extended(sql: str, values: Sequence[bytes | None] = (), *, end: bytes = SYNC
 
 def error_fields(body: bytes) -> dict[str, str]:
     """ErrorResponse or NoticeResponse: field code ("S", "C", "M", "H", …) to text."""
-    return {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
+    fields = {part[:1].decode(): part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
+    WATCH.told.extend(fields.values())
+    return fields
 
 
 def row_values(body: bytes) -> list[bytes | None]:

@@ -1,7 +1,7 @@
 """A real pooler process under test: started with sockets that the test has bound: no race for ports.
 
-`Pooler.stop()` is part of every test: SIGTERM must end the process with exit code 0, and its log must hold no
-traceback, nothing unawaited and no warning.
+`Pooler.stop()` is part of every test: SIGTERM must end the process with exit code 0, its log must hold no traceback,
+nothing unawaited and no warning, and no secret of its configuration may show anywhere.
 """
 
 import http.client
@@ -22,6 +22,7 @@ import pgweir_contract
 import pgweir_pooler
 from harness.address import Address
 from harness.config import DRAIN_TIMEOUT_S, ConfigDirectory
+from harness.secret_watch import WATCH, Secrets
 from pgweir_contract.models import TenantEntry
 from pgweir_operator.local_postgres import die_with_parent
 
@@ -52,7 +53,8 @@ class Pooler:
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pgweir-pooler-"))
         self.config = ConfigDirectory(self._folder / "config")
-        self.config.write(content)
+        self._secrets = Secrets()
+        self.write(content)
         self.log_path = self._folder / "log"
         self._names = [*listeners, "http", "control"]
         self._ports = dict.fromkeys(self._names, 0)  # kept over a restart
@@ -102,7 +104,9 @@ class Pooler:
     def stop(self) -> None:
         """SIGTERM, wait, check exit code and log. Always leaves no process and no folder behind."""
         try:
+            shown = self._shown()
             code = self.terminate()
+            self._secrets.check({**shown, "the log": self.log_text()})
             self.check_log()
             if code not in (0, None) and not self.expects_failure:
                 raise PoolerBrokenError(f"the pooler ended with exit code {code}:\n{self.log_tail()}")
@@ -133,6 +137,8 @@ class Pooler:
 
     def write(self, content: Mapping[str, bytes]) -> None:
         """Swaps in a new configuration, as kubelet would; returns at once."""
+        self._secrets.learn(content)
+        WATCH.secrets.learn(content)
         self.config.write(content)
 
     def check_log(self) -> None:
@@ -142,6 +148,18 @@ class Pooler:
         if found and not self.expects_failure:
             place = text.index(found[0])
             raise PoolerBrokenError(f"{found} in the pooler's log:\n{text[max(0, place - 1500) : place + 3000]}")
+
+    def _shown(self) -> dict[str, str]:
+        """What everybody, or an admin, can read of the process while it runs; what it does not answer is left out."""
+        if not self.is_running:
+            return {}
+        texts = {"argv": Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace")}
+        for path, where in (("/metrics", "http"), ("/status", "control")):
+            try:
+                texts[path] = self.get(path, where, timeout_s=2)[1].decode(errors="replace")
+            except (OSError, http.client.HTTPException):
+                pass
+        return texts
 
     def port(self, listener: str = "transaction") -> int:
         """The port of a listener, or of "http" or "control"."""

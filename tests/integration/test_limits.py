@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from harness import messages
 from harness.address import Address
-from harness.config import cluster, tenant
+from harness.config import cluster, files, tenant
 from harness.databases import Database, create_database
 from harness.load import running_load
 from harness.messages import Message, error_fields
@@ -275,6 +275,32 @@ async def test_unknown_users_and_tenants_look_like_a_wrong_password(pooler: NewP
     salt = re.compile(rb"s=([^,]+),i=(\d+)")
     assert salt.findall(again[1].body) == salt.findall(once[1].body), "a salt that changes shows that nobody is there"
     await until_quiet(process)
+
+
+async def _salt(address: Address) -> bytes:
+    found = re.search(rb",s=([^,]+)", (await _login_bytes(address))[1].body)
+    assert found is not None
+    return found[1]
+
+
+async def test_a_user_shows_one_salt_in_all_members(pooler: NewPooler, database18: Database) -> None:
+    """It is so by nature of a user who is not there, and so it must be of a real one."""
+    entry = tenant(database18, size=2)
+    key, other_key = SecretStr("x" * 40), SecretStr("y" * 40)
+    members = [pooler(entry, cluster_file=cluster(mock_key=key)) for _ in range(2)]
+    users = (entry.users[0].name, "nobody")
+
+    async def salts(process: Pooler) -> list[bytes]:
+        return [await _salt(replace(process.address(entry, password="wrong"), user=f"{user}.acme")) for user in users]
+
+    before = await salts(members[0])
+    assert before == await salts(members[1])
+    members[0].write(files([entry], cluster(mock_key=other_key)))
+    await until(lambda: members[0].metrics()["pgweir_config_reloads_total"] == 2, "the new key is applied")
+    assert not set(before) & set(await salts(members[0]))
+    client = await RawClient.connect(members[0].address(entry))
+    client.close()
+    assert key.get_secret_value() not in members[0].log_text()
 
 
 async def test_an_unknown_database_is_named_to_who_may_know(pooler: NewPooler, database18: Database) -> None:

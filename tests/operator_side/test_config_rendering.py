@@ -1,18 +1,21 @@
 """Rendering: the same manifests give the same bytes, each refusal concerns one tenant, and the pooler reads it all."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from operator_side.manifest_values import PASSWORD, cluster, load, secret, tenant
-from pgweir_contract.models import Assignment, Member, PoolSettings, TenantEntry
+from pgweir_contract.models import Assignment, FailedLogins, LoginRate, Member, PoolSettings, TenantEntry
 from pgweir_contract.names import SHARD_LIMIT_BYTES, shard_of, tenants_file
 from pgweir_contract.reading import merge_shards, parse_assignments, parse_cluster, parse_tenants
 from pgweir_operator import config_rendering
 from pgweir_operator.config_rendering import RenderResult, render_config
+from pgweir_operator.resources import ManifestError
 
 
 def rendered(*documents: Any, **options: Any) -> RenderResult:
@@ -125,6 +128,41 @@ def test_limits_come_from_the_cluster() -> None:
     limits = file.limits
     assert (limits.max_clients, limits.login_timeout, limits.client_stall_timeout) == (7, 3, 4)
     assert (limits.max_half_open_logins, limits.drain_timeout, file.default_tenant) == (9, 2, "acme")
+
+
+def test_limits_against_abuse_are_passed_on() -> None:
+    spec = {
+        "maxClientsPerAddress": 50,
+        "maxHalfOpenLoginsPerAddress": 20,
+        "loginRatePerAddress": {"perSecond": 30, "burst": 40},
+        "failedLogins": {"max": 5, "window": "1m", "block": "2m", "maxBlock": "4m"},
+    }
+    limits = parse_cluster(rendered(cluster(limits=spec)).files["cluster.json"]).limits
+    assert (limits.max_clients_per_address, limits.max_half_open_logins_per_address) == (50, 20)
+    assert limits.login_rate_per_address == LoginRate(per_second=30, burst=40)
+    assert limits.failed_logins == FailedLogins(max=5, window=60, block=120, max_block=240)
+
+
+def test_networks_are_passed_on_and_bad_ones_have_their_place() -> None:
+    result = rendered(cluster(), tenant(allowedCIDRs=["10.0.0.0/8"], deniedCIDRs=["10.9.0.0/16"]), secret())
+    entry = result.entries["acme"]
+    assert (entry.allowed_cidrs, entry.denied_cidrs) == (("10.0.0.0/8",), ("10.9.0.0/16",))
+    with pytest.raises(ManifestError, match=r"spec.deniedCIDRs\[0\]: .*10.0.0.0/8 is the network"):
+        rendered(cluster(), tenant(deniedCIDRs=["10.0.0.1/8"]), secret())
+
+
+def test_a_rejection_is_passed_on() -> None:
+    access = {"mode": "Reject", "reason": "unpaid", "until": "2026-12-31T18:00:00Z"}
+    entry = rendered(cluster(), tenant(access=access), secret()).entries["acme"]
+    assert (entry.access.mode, entry.access.reason) == ("Reject", "unpaid")
+    assert entry.access.until == datetime(2026, 12, 31, 18, tzinfo=UTC)
+
+
+def test_the_key_of_salts_is_the_writers() -> None:
+    key = SecretStr("k" * 40)
+    result = rendered(cluster(), tenant(), secret(), mock_key=key)
+    assert parse_cluster(result.files["cluster.json"]).mock_key == key
+    assert parse_cluster(rendered(cluster(), tenant(), secret()).files["cluster.json"]).mock_key is None
 
 
 # --- revisions and order

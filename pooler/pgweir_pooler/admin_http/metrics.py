@@ -188,6 +188,16 @@ def _whole_process(view: ProcessView) -> Iterator[Metric]:
         "pgweir_connections_accepted", "Connections accepted from clients.", counters.clients_accepted
     )
     yield CounterMetricFamily("pgweir_logins", "Clients that finished their login.", counters.logins)
+    failures = CounterMetricFamily(
+        "pgweir_login_failures", "Logins that failed as with a wrong password, by the true reason.", labels=["reason"]
+    )
+    for reason, count in sorted(counters.login_failures.items()):
+        failures.add_metric([reason], count)
+    yield failures
+    yield CounterMetricFamily(
+        "pgweir_login_blocks", "Addresses that were blocked at a tenant for failed logins.", counters.login_blocks
+    )
+    yield GaugeMetricFamily("pgweir_logins_blocked", "Pairs of address and tenant blocked now.", view.logins_blocked)
     yield GaugeMetricFamily(
         "pgweir_logins_in_progress", "Connections whose login is not finished.", view.logins_in_progress
     )

@@ -56,6 +56,7 @@ def _head(view: ProcessView, clients: int) -> Status:
         pid=os.getpid(),
         started_at=view.started_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         state=view.state,
+        warnings=tuple(Problem(where=where, problem=problem) for where, problem in view.warnings),
         revisions=dict(view.revisions),
         clients=clients,
     )

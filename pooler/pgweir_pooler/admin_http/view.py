@@ -112,7 +112,17 @@ class ProcessView(Protocol):
         ...
 
     @property
+    def warnings(self) -> Sequence[tuple[str, str]]:
+        """Likewise, of what works and should not stay so."""
+        ...
+
+    @property
     def logins_in_progress(self) -> int: ...
+    @property
+    def logins_blocked(self) -> int:
+        """Pairs of address and tenant that are refused for failed logins."""
+        ...
+
     @property
     def counters(self) -> ProcessCounters: ...
     @property

@@ -33,7 +33,8 @@ from pgweir_pooler.wire.messages import (
     parameter_status,
     ready_for_query,
 )
-from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, mock_verifier
+from pgweir_pooler.wire.password_verifier import PasswordVerifier
+from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, derived_salt, mock_verifier
 
 if TYPE_CHECKING:
     from pgweir_contract.models import AdminUser
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
     from pgweir_pooler.console.view import ProcessView
     from pgweir_pooler.errors import PoolerError
     from pgweir_pooler.session.steps import Settings
+    from pgweir_pooler.wire.scram import KnownSecret
 
 log = structlog.get_logger()
 
 ADMINS_MAX: Final = 100  # at a time
 # psql and drivers read the number at its start and choose queries by it; the text is for people.
 POSTGRESQL_VERSION: Final = "18.0"
-_SALT_BYTES: Final = 16
 _STATM: Final = ("virtual", "resident", "shared", "text", "library", "data")  # proc(5), in pages
 
 
@@ -80,19 +81,20 @@ class Console:
         """Whether anybody may log in at all."""
         return bool(self._users)
 
-    def verifier(self, user: str, address: str = "") -> tuple[Verifier, bool]:
+    def verifier(self, user: str, address: str = "") -> tuple[KnownSecret, bool]:
         """The user's verifier and True, or one that no password fits and False.
 
         Several passwords make one verifier; of several verifiers the next is offered after one failed, by address.
         """
         entry = self._users.get(user)
+        name, key = f"\0{user}", self._process.mock_key
         if entry is None:
-            return mock_verifier(f"\0{user}", self._process.mock_key, self._usual_iterations()), False
+            return mock_verifier(name, key, self._usual_iterations()), False
         if user not in self._credentials:
             self._credentials[user] = _credentials_of(entry)
         credentials, now = self._credentials[user], time()
-        made = credentials.made(now, secrets.token_bytes(_SALT_BYTES))
-        choices = [secret for secret in (made, *credentials.stored(now)) if isinstance(secret, Verifier)]
+        made = credentials.made(now, derived_salt(name, key))
+        choices = [x for x in (made, *credentials.stored(now)) if isinstance(x, Verifier | PasswordVerifier)]
         return choices[credentials.turn(address, now) % len(choices)], True
 
     def failed(self, user: str, address: str) -> None:

@@ -208,7 +208,15 @@ def config_rows(scene: Scene) -> Rows:
         yield f"listeners.{listener.name}", f"{listener.port} {listener.mode}", "", "no"
     yield "limits.maxClients", str(limits.max_clients), str(usual.max_clients), "yes"
     yield "limits.maxHalfOpenLogins", str(limits.max_half_open_logins), str(usual.max_half_open_logins), "yes"
+    yield "limits.maxClientsPerAddress", str(limits.max_clients_per_address or 0), "0", "yes"
+    yield "limits.maxHalfOpenLoginsPerAddress", str(limits.max_half_open_logins_per_address or 0), "0", "yes"
+    rate = limits.login_rate_per_address
+    yield "limits.loginRatePerAddress", f"{rate.per_second} {rate.burst}" if rate else "", "", "yes"
+    yield "limits.failedLogins.max", str(limits.failed_logins.max), str(usual.failed_logins.max), "yes"
     for name, value, default in (
+        ("failedLogins.window", limits.failed_logins.window, usual.failed_logins.window),
+        ("failedLogins.block", limits.failed_logins.block, usual.failed_logins.block),
+        ("failedLogins.maxBlock", limits.failed_logins.max_block, usual.failed_logins.max_block),
         ("loginTimeout", limits.login_timeout, usual.login_timeout),
         ("clientStallTimeout", limits.client_stall_timeout, usual.client_stall_timeout),
         ("drainTimeout", limits.drain_timeout, usual.drain_timeout),

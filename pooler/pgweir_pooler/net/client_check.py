@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pgweir_pooler.session.password_check import CleartextCheck, Md5Check
 from pgweir_pooler.wire.md5 import SALT_BYTES, Md5Hash
+from pgweir_pooler.wire.password_verifier import PasswordVerifier
 from pgweir_pooler.wire.scram import DEFAULT_ITERATIONS, Verifier, mock_verifier
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.session.password_check import PasswordCheck
     from pgweir_pooler.session.steps import FrontendStep
 
-SCRAM_SALT_BYTES = 16
-
-Ask: TypeAlias = "Verifier | PasswordCheck"
+Ask: TypeAlias = "Verifier | PasswordVerifier | PasswordCheck"
 
 
 class Asked:
@@ -40,7 +39,7 @@ class Asked:
 
     def begin(self, front: FrontendLogin) -> list[FrontendStep]:
         """Asks."""
-        if isinstance(self.ask, Verifier):
+        if isinstance(self.ask, Verifier | PasswordVerifier):
             return front.secret_found(self.ask, real=self.is_real)
         return front.password_needed(self.ask)
 
@@ -59,11 +58,20 @@ class Asked:
 
 
 def ask_user(
-    credentials: Credentials, method: ClientMethod, name: str, sent_user: bytes, address: str, now: float
+    credentials: Credentials,
+    method: ClientMethod,
+    name: str,
+    sent_user: bytes,
+    address: str,
+    now: float,
+    salt: bytes,
 ) -> Asked | None:
-    """The question to a user; None when nothing that it has fits the method. After VALID UNTIL no answer is right."""
+    """The question to a user; None when nothing that it has fits the method. After VALID UNTIL no answer is right.
+
+    `salt` is for the verifier that passwords make.
+    """
     real = credentials.is_valid(now)
-    made = credentials.made(now, secrets.token_bytes(SCRAM_SALT_BYTES)) if method != "MD5" else None
+    made = credentials.made(now, salt) if method != "MD5" else None
     stored = credentials.stored(now)
     if method == "Cleartext":
         known = (made, *stored) if made is not None else stored
@@ -73,7 +81,7 @@ def ask_user(
         user = sent_user.decode()
         hashes = [Md5Hash.from_password(user, password) for password in credentials.passwords(now)]
         hashes += [secret for secret in stored if isinstance(secret, Md5Hash)]
-    verifiers = [secret for secret in (made, *stored) if isinstance(secret, Verifier)]
+    verifiers = [secret for secret in (made, *stored) if isinstance(secret, Verifier | PasswordVerifier)]
     choices: Sequence[Ask] = [*([Md5Check(hashes, _md5_salt(), real=real)] if hashes else []), *verifiers]
     if not choices:
         return None

@@ -52,6 +52,7 @@ class ClientConnection(PausableProtocol):
         "_stall_watch",
         "_started",
         "_transaction_started",
+        "address_group",
         "channels",
         "clients",
         "connected_at",
@@ -88,6 +89,7 @@ class ClientConnection(PausableProtocol):
         self.held = held
         self.pool: Pool = held.pool  # of the last transaction; `held.pool` when the tenant has moved since
         self.identity = identity
+        self.address_group = ""  # what the limits count it by, besides tenant and user; set by the login
         self.settings = settings  # of the session now; the server it gets is brought to them
         self.startup_settings = settings  # what RESET goes back to
         self.sql_statements: dict[str, str] = {}  # prepared by SQL: name -> text

@@ -7,11 +7,12 @@ to a `ClientSession`, which costs less memory and does nothing but carry.
 
 import asyncio
 import secrets
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
-
+from pgweir_pooler.admission.addresses import group_of, host_of
+from pgweir_pooler.admission.failure_time import answer_at
 from pgweir_pooler.errors import (
     AuthenticationFailed,
     DatabaseDisabled,
@@ -19,10 +20,12 @@ from pgweir_pooler.errors import (
     LoginTimeout,
     PoolerError,
     ProtocolViolation,
+    TenantRejected,
     Terminated,
     TlsFailed,
     TlsRequired,
     TooManyClients,
+    TooManyLogins,
     TooManyUsers,
     UnknownDatabase,
 )
@@ -31,10 +34,11 @@ from pgweir_pooler.net.client_door import ClientHandshake
 from pgweir_pooler.net.client_lookup import ClientLookup
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
+from pgweir_pooler.net.doorkeeper import Verdict
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.net.tls_transport import TlsTransport
 from pgweir_pooler.orders import DatabaseKey
-from pgweir_pooler.pool.client_limits import ClientCaps
+from pgweir_pooler.pool.client_limits import ClientCaps, Whose
 from pgweir_pooler.session.frontend_login import FrontendLogin
 from pgweir_pooler.session.settings import render_parameters, split_application_name
 from pgweir_pooler.session.startup import CONSOLE_TENANT
@@ -62,8 +66,6 @@ if TYPE_CHECKING:
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Connection
 
-log = structlog.get_logger()
-
 # What a client may send ahead of its first ReadyForQuery, after its password.
 EARLY_LIMIT = 65_536
 
@@ -77,6 +79,9 @@ class ClientLogin(asyncio.Protocol):
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
+        self.client_address = ""  # set by came_from(); empty when the peer has none
+        self._verdict = Verdict.ADMIT
+        self._startup_at = 0.0  # when its StartupMessage was read; 0.0 before
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
         self._is_counted = False  # by the limits on clients
@@ -94,11 +99,7 @@ class ClientLogin(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
         clients = self._clients
         clients.counters.clients_accepted += 1
-        while len(clients.logins) >= clients.limits.max_half_open_logins:
-            # Refusing the newest would let a few silent connections lock everybody out until their timeout; the
-            # oldest has had its time.
-            next(iter(clients.logins)).make_room()
-        clients.logins[self] = None
+        self.came_from(host_of(transport.get_extra_info("peername")))
         keep_alive(transport)
         directory = clients.directory
         self._login = FrontendLogin(
@@ -106,9 +107,19 @@ class ClientLogin(asyncio.Protocol):
             server_nonce=secrets.token_urlsafe(18),
             is_tenant=directory.tenants.__contains__,
             has_console=clients.console is not None and clients.console.is_open,
-            policy=clients.door.policy,
+            policy=clients.tls.policy,
         )
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
+
+    def came_from(self, address: str) -> None:
+        """The client's address, of the connection or in a trusted proxy's words."""
+        self.client_address = address
+        self._clients.door.arrived(self, address, self._clients.limits)
+
+    def bar_if_of(self, tenant_id: str) -> None:
+        """Too many logins of the tenant have failed from this address: this one will, too."""
+        if self._login is not None and self._startup_at and self._asked_for.tenant == tenant_id:
+            self._login.bar()
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing or self._login is None:
@@ -155,7 +166,7 @@ class ClientLogin(asyncio.Protocol):
     def _begin_tls(self, received: bytes) -> None:
         if not received:
             self._transport.write(b"S")
-        handshake = ClientHandshake(self._clients.door, is_direct=bool(received))
+        handshake = ClientHandshake(self._clients.tls, is_direct=bool(received))
         tls = TlsTransport(self._transport, self, handshake.context_for, partial(self._tls_ended, handshake))
         self._transport = tls  # takes no word from us before the handshake has ended
         if received:
@@ -179,13 +190,24 @@ class ClientLogin(asyncio.Protocol):
     def _look_up(self, need: NeedSecret) -> None:
         assert self._login is not None
         self._asked_for = Identity(need.tenant, need.user, need.database)
+        self._startup_at = self._clients.loop.time()
+        door = self._clients.door
+        if not door.is_in_time(self.client_address):
+            self._refuse(TooManyLogins())
+            return
+        self._verdict = door.judge(need.tenant, self.client_address)
+        if self._verdict is Verdict.BLOCK:
+            self._refuse(AuthenticationFailed(self._login.shown_user))
+            return
+        if self._verdict is Verdict.BAR:
+            self._login.bar()
         console = self._clients.console
         if need.tenant == CONSOLE_TENANT and console is not None:
-            verifier, is_real = console.verifier(need.user, self._client_host())
+            verifier, is_real = console.verifier(need.user, self.client_address)
             for step in self._login.secret_found(verifier, real=is_real):
                 self._take(step)
             return
-        self._lookup = ClientLookup(self._clients, need, self._login, self._client_host())
+        self._lookup = ClientLookup(self._clients, need, self._login, self.client_address)
         self._lookup.begin(self._found)
 
     def _found(self, steps: list[FrontendStep]) -> None:
@@ -199,10 +221,11 @@ class ClientLogin(asyncio.Protocol):
         self._early = self._login.unconsumed
         clients = self._clients
         who = admitted.identity
+        clients.door.succeeded(who.tenant, self.client_address)
         if who.tenant == CONSOLE_TENANT and clients.console is not None:
             self._is_closing = True  # for this object: the connection lives on
             self._forget()
-            clients.console.succeeded(who.user, self._client_host())
+            clients.console.succeeded(who.user, self.client_address)
             clients.console.enter(who.user, admitted.settings, self._transport, self._early, next(clients.ids))
             return
         tenant = clients.directory.tenants.get(who.tenant)
@@ -214,6 +237,9 @@ class ClientLogin(asyncio.Protocol):
             return
         if tenant.entry.require_tls and self._login.channel is None:
             self._refuse(TlsRequired())  # only now: before, it would tell who is a tenant here
+            return
+        if tenant.entry.access.rejects(datetime.now(UTC)):
+            self._refuse(TenantRejected(tenant.entry.access.reason))
             return
         database = tenant.database_for(login, who.database)
         if database is None:
@@ -227,18 +253,22 @@ class ClientLogin(asyncio.Protocol):
         if DatabaseKey(database.name, who.tenant) in clients.directory.orders.disabled:
             self._refuse(DatabaseDisabled(database.name))
             return
-        over = clients.client_limits.admit(
-            who.tenant,
-            who.user,
-            ClientCaps(clients.limits.max_clients, tenant.entry.pool.max_clients, login.entry.max_clients or 0),
+        limits, pool = clients.limits, tenant.entry.pool
+        caps = ClientCaps(
+            process=limits.max_clients,
+            tenant=pool.max_clients,
+            user=login.entry.max_clients or 0,
+            address=limits.max_clients_per_address or 0,
+            tenant_address=pool.max_clients_per_address or 0,
         )
+        over = clients.client_limits.admit(self._whose(), caps)
         if over is not None:
             self._refuse(over)
             return
         self._is_counted = True
         # From here the tenant's limit on clients bounds it: one tenant's logins that wait for a server must not take
         # the places of others.
-        del clients.logins[self]
+        clients.logins.discard(self)
         clients.admitted[self] = None
         try:
             self._held = held = clients.directory.pool_for(tenant, database, login)
@@ -251,6 +281,12 @@ class ClientLogin(asyncio.Protocol):
             self._welcome(known)
         else:
             self._ask()
+
+    def _whose(self) -> Whose:
+        """Whom the limits count the client for."""
+        assert self._admitted is not None
+        who = self._admitted.identity
+        return Whose(who.tenant, who.user, group_of(self.client_address))
 
     # --- asking a server for its parameters
 
@@ -382,6 +418,7 @@ class ClientLogin(asyncio.Protocol):
                 )
             )
         )
+        session.address_group = self._whose().group
         self._is_counted = False  # the session answers for it from here
         self._forget()
         clients.joined(session)
@@ -422,16 +459,26 @@ class ClientLogin(asyncio.Protocol):
         if isinstance(error, AuthenticationFailed):
             self._failed()
         clients.counters.error(error.code)
-        who = self._asked_for
-        log.log(
-            error.log_level,
-            "login refused",
-            code=error.code,
-            reason=error.log_text(),
-            tenant=who.tenant,
-            user=who.user,
-            client=self._client_host(),
-        )
+        who, door = self._asked_for, clients.door
+        if isinstance(error, AuthenticationFailed):
+            door.log_refusal(error, who, self.client_address, cause=self._verdict.value)
+            door.failed(who.tenant, self.client_address, self._verdict)
+            self._fail_later(error)
+            return
+        door.log_refusal(error, who, self.client_address)
+        self._transport.write(error_response_for(error))
+        self._close()
+
+    def _fail_later(self, error: AuthenticationFailed) -> None:
+        """The failure is told when `failure_time` says; until then the connection is deaf, and half open."""
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = self._clients.loop
+        self._timer = loop.call_at(answer_at(self._startup_at, loop.time()), self._fail, error)
+
+    def _fail(self, error: AuthenticationFailed) -> None:
+        self._timer = None
         self._transport.write(error_response_for(error))
         self._close()
 
@@ -441,7 +488,7 @@ class ClientLogin(asyncio.Protocol):
         if self._lookup is not None:
             self._lookup.failed()
         elif who.tenant == CONSOLE_TENANT and console is not None:
-            console.failed(who.user, self._client_host())
+            console.failed(who.user, self.client_address)
 
     def _close(self) -> None:
         self._is_closing = True
@@ -451,11 +498,6 @@ class ClientLogin(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
 
-    def _client_host(self) -> str:
-        """Where the client is, for our log alone."""
-        peer = self._transport.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) else ""
-
     def _leave_queue(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
@@ -464,13 +506,11 @@ class ClientLogin(asyncio.Protocol):
     def _forget(self) -> None:
         if self._lookup is not None:
             self._lookup.abandon()
-        self._clients.logins.pop(self, None)
+        self._clients.logins.discard(self)
         self._clients.admitted.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._is_counted:
             self._is_counted = False
-            assert self._admitted is not None
-            who = self._admitted.identity
-            self._clients.client_limits.leave(who.tenant, who.user)
+            self._clients.client_limits.leave(self._whose())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgweir_pooler.net.client_check import Asked, ask_nobody, ask_user
 from pgweir_pooler.user_cache import Freshness
+from pgweir_pooler.wire.scram import derived_salt
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,12 +101,14 @@ class ClientLookup:
     def _ask(self, tenant: Tenant | None, login: Login | None) -> list[FrontendStep]:
         need, now = self._need, time()
         method = tenant.entry.auth.client_method if tenant else "ScramSHA256"
+        whose = f"{need.tenant}\0{need.user}"
         asked = None
         if login is not None:
             name = login.entry.name
-            asked = ask_user(login.credentials, method, name, self._front.sent_user, self._address, now)
+            salt = derived_salt(whose, self._clients.mock_key)
+            asked = ask_user(login.credentials, method, name, self._front.sent_user, self._address, now, salt)
         if asked is None:
             usual = tenant.usual_secret() if tenant else None
-            asked = ask_nobody(method, usual, f"{need.tenant}\0{need.user}", self._clients.mock_key)
+            asked = ask_nobody(method, usual, whose, self._clients.mock_key)
         self._asked = asked
         return asked.begin(self._front)

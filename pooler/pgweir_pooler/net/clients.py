@@ -1,31 +1,35 @@
 """All clients of this process: who is here, their cancel keys, and how many there may be."""
 
 import asyncio
-import datetime
 import secrets
+from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from pgweir_pooler.errors import PoolerError, Terminated
+from pgweir_pooler.errors import PoolerError, TenantRejected, Terminated
 from pgweir_pooler.net.client_door import ClientDoor
+from pgweir_pooler.net.doorkeeper import Doorkeeper
 from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.net.user_lookups import UserLookups
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
-from pgweir_pooler.pool.client_limits import ClientLimits
+from pgweir_pooler.pool.client_limits import ClientLimits, Whose
 from pgweir_pooler.telemetry import ProcessCounters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import SecretStr
+
     from pgweir_contract.models import ClusterLimits
-    from pgweir_pooler.directory import Directory, TenantPool
+    from pgweir_pooler.admission.half_open import HalfOpen
+    from pgweir_pooler.directory import Directory, Tenant, TenantPool
     from pgweir_pooler.net.client_connection import ClientConnection
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
     from pgweir_pooler.session.steps import Settings
-    from pgweir_pooler.wire.scram import Verifier
+    from pgweir_pooler.wire.scram import KnownSecret
 
 log = structlog.get_logger()
 
@@ -40,7 +44,7 @@ class ConsoleDoor(Protocol):
         """Whether there is anybody who may log in."""
         ...
 
-    def verifier(self, user: str, address: str) -> "tuple[Verifier, bool]":
+    def verifier(self, user: str, address: str) -> "tuple[KnownSecret, bool]":
         """The user's verifier and True, or one that no password fits and False."""
 
     def failed(self, user: str, address: str) -> None:
@@ -75,16 +79,16 @@ class Clients:
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
         self.lookups = UserLookups(loop, directory)
-        self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
-        # Both ordered by time; a ClientLogin enters and leaves them by itself.
-        self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
+        self._own_mock_key = self.mock_key = secrets.token_bytes(32)  # makes the salts; the cluster's, if it has one
+        self.door = Doorkeeper(loop, directory, counters, limits)
+        # Ordered by time; a ClientLogin enters and leaves it, and `logins`, by itself.
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.keys = KeyMaker(secrets.token_bytes)
         self.sessions: dict[bytes, ClientSession] = {}  # logged in, by `keys.index` of their cancel keys
         # Told about each client that finished its login; set by the composition root.
         self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
-        self.door = ClientDoor(directory, lambda: datetime.datetime.now(datetime.UTC))
+        self.tls = ClientDoor(directory, lambda: datetime.now(UTC))
         self.console: ConsoleDoor | None = None  # set by the composition root
         self.ids = count(1)  # for people: SHOW CLIENTS has them
         self.default_tenant: str | None = None  # for clients that name none
@@ -92,6 +96,20 @@ class Clients:
         self._settings: dict[Settings, Settings] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def logins(self) -> "HalfOpen[ClientLogin]":
+        """Connected, not authenticated: `maxHalfOpenLogins` bounds them."""
+        return self.door.half_open
+
+    def take_limits(self, limits: "ClusterLimits") -> None:
+        """cluster.json's limits."""
+        self.limits = limits
+        self.door.learn(limits)
+
+    def take_mock_key(self, key: "SecretStr | None") -> None:
+        """cluster.json's `mockKey`; without one, a key of this process alone."""
+        self.mock_key = key.get_secret_value().encode() if key is not None else self._own_mock_key
 
     def new_key(self, protocol_minor: int, process_id: int = 0) -> bytes:
         """A cancel key that no session has; it shows the server's process id if that is given and may be shown."""
@@ -117,6 +135,17 @@ class Clients:
             if session.held is held:
                 session.close_at_boundary(Terminated(why))
 
+    def tenant_rejected(self, tenant: "Tenant") -> None:
+        """The tenant takes no clients: those that are here leave at their next transaction boundary."""
+        access = tenant.entry.access
+        if not access.rejects(datetime.now(UTC)):
+            return
+        leaving = [session for session in self.sessions.values() if session.held.tenant is tenant]
+        if leaving:
+            log.info("tenant rejects its clients", tenant=tenant.entry.tenant_id, clients=len(leaving))
+        for session in leaving:
+            session.close_at_boundary(Terminated(TenantRejected(access.reason).text))
+
     def joined(self, session: "ClientSession") -> None:
         """A client finished its login."""
         self.sessions[self.keys.index(session.key)] = session
@@ -130,7 +159,7 @@ class Clients:
         """A logged-in client is gone."""
         if self.sessions.pop(self.keys.index(session.key), None) is not None:
             session.held.pool.counters.clients -= 1
-            self.client_limits.leave(session.identity.tenant, session.identity.user)
+            self.client_limits.leave(Whose(session.identity.tenant, session.identity.user, session.address_group))
             if session.has_listened:
                 self.hubs.leave(session)
             if not self.sessions:

@@ -42,7 +42,7 @@ from pgweir_pooler.wire.limits import (
     SASL_MESSAGE_MAX_BYTES,
     STARTUP_PACKET_MAX_BYTES,
 )
-from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ServerExchange, Verifier
+from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, KnownSecret, ServerExchange
 from pgweir_pooler.wire.scram_keys import ScramKeys
 
 # 3.2 brings long cancel keys (PostgreSQL 18); 3.1 was never published and is, as in PostgreSQL, spoken like 3.0.
@@ -103,6 +103,16 @@ class FrontendLogin:
         self._exchange: ServerExchange | None = None  # set by secret_found()
         self._secret_is_real = False
         self._check: PasswordCheck | None = None  # set by password_needed()
+        self._is_barred = False  # see bar()
+
+    @property
+    def shown_user(self) -> str:
+        """The user's name for errors, once the startup message was read; it depends on what the client sent alone."""
+        return self._startup.shown_user if self._startup else ""
+
+    def bar(self) -> None:
+        """Whatever the client proves from here on, its login fails like one with a wrong password."""
+        self._is_barred = True
 
     @property
     def unconsumed(self) -> bytes:
@@ -135,7 +145,7 @@ class FrontendLogin:
             self._has_console = False
         self._state = _State.STARTUP
 
-    def secret_found(self, verifier: Verifier, *, real: bool) -> list[FrontendStep]:
+    def secret_found(self, verifier: KnownSecret, *, real: bool) -> list[FrontendStep]:
         """Answers NeedSecret; `real=False` with a mock verifier when there is no such tenant or user.
 
         Returns nothing when the client was refused meanwhile.
@@ -191,6 +201,8 @@ class FrontendLogin:
                 made = handler(self)
                 if made is None:
                     break
+                if self._is_barred and self._state is _State.ADMITTED:
+                    raise AuthenticationFailed(self.shown_user)
                 steps += made
             if self._state is _State.SECRET and len(self._inbox) > EARLY_BYTES_MAX:
                 raise ProtocolViolation("too many bytes before authentication")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.md5 import Md5Hash
-from pgweir_pooler.wire.scram import Verifier
+from pgweir_pooler.wire.scram import KnownSecret
 from pgweir_pooler.wire.scram_keys import ScramKeys, keys_of
 
 # A password is checked while everybody else waits, so only what takes some milliseconds is: five times PostgreSQL's
@@ -53,7 +53,7 @@ class CleartextCheck:
 
     needs_tls = True
 
-    def __init__(self, user: str, stored: Sequence[Verifier | Md5Hash], *, real: bool) -> None:
+    def __init__(self, user: str, stored: Sequence[KnownSecret | Md5Hash], *, real: bool) -> None:
         self._user = user.encode()
         self._stored = stored
         self._is_real = real

@@ -86,6 +86,14 @@ class Verifier:
         return f"{MECHANISM}${self.iterations}:{salt}${stored_key}:{server_key}"
 
 
+def derived_salt(user: str, secret_key: bytes) -> bytes:
+    """The salt of a user: of one who is not there, and of one whose verifier is made from a password.
+
+    Both must have the same one in every member and after a restart, or the difference tells who is there.
+    """
+    return _derived(b"salt", user, secret_key)[:_MOCK_SALT_BYTES]
+
+
 def mock_verifier(user: str, secret_key: bytes, iterations: int = DEFAULT_ITERATIONS) -> Verifier:
     """The verifier of a user who is not there: the same for one user and key, matched by no password.
 
@@ -93,12 +101,23 @@ def mock_verifier(user: str, secret_key: bytes, iterations: int = DEFAULT_ITERAT
     authentication nonce). `iterations` should be what real users have. `secret_key` must be the same in every
     member that clients can reach.
     """
-
-    def derived(purpose: bytes) -> bytes:
-        return _hmac(secret_key, purpose + b"\0" + user.encode("utf-8", "surrogatepass"))
-
     # Nobody knows a value whose SHA-256 is this stored key.
-    return Verifier(iterations, derived(b"salt")[:_MOCK_SALT_BYTES], derived(b"stored"), derived(b"server"))
+    stored, server = _derived(b"stored", user, secret_key), _derived(b"server", user, secret_key)
+    return Verifier(iterations, derived_salt(user, secret_key), stored, server)
+
+
+def _derived(purpose: bytes, user: str, secret_key: bytes) -> bytes:
+    return _hmac(secret_key, purpose + b"\0" + user.encode("utf-8", "surrogatepass"))
+
+
+class KnownSecret(Protocol):
+    """What a server checks proofs by: a `Verifier`, or something that makes one when it is needed."""
+
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def salt(self) -> bytes: ...
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]: ...
 
 
 class ServerExchange:
@@ -120,7 +139,7 @@ class ServerExchange:
         "proved",
     )
 
-    def __init__(self, verifier: Verifier, server_nonce: str, binding: bytes = b"") -> None:
+    def __init__(self, verifier: KnownSecret, server_nonce: str, binding: bytes = b"") -> None:
         self._verifier = verifier
         self._binding = binding
         self.is_bound = False
@@ -365,7 +384,7 @@ def _unbase64(text: bytes) -> bytes:
     return data
 
 
-def client_key_of(password: bytes, verifier: Verifier) -> tuple[bytes, bytes]:
+def client_key_of(password: bytes, verifier: KnownSecret) -> tuple[bytes, bytes]:
     """ClientKey and StoredKey of a password that a client sent, under a verifier's salt and count."""
     try:
         raw = prepared(password.decode())

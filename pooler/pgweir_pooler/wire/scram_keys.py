@@ -7,7 +7,7 @@ import hmac
 from dataclasses import dataclass, field
 
 from pgweir_pooler.errors import ServerLoginFailed
-from pgweir_pooler.wire.scram import Verifier, client_key_of
+from pgweir_pooler.wire.scram import KnownSecret, Verifier, client_key_of
 
 
 class VerifierDiffers(ServerLoginFailed):
@@ -32,7 +32,7 @@ class ScramKeys:
         return self.client_key, verifier.server_key
 
 
-def keys_of(password: bytes, verifier: Verifier) -> ScramKeys | None:
+def keys_of(password: bytes, verifier: KnownSecret) -> ScramKeys | None:
     """The keys that a password makes, None if it is not the verifier's; costs the verifier's iterations."""
     client_key, stored_key = client_key_of(password, verifier)
     for stored, server_key in verifier.pairs():
