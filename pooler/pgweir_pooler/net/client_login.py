@@ -79,7 +79,7 @@ class ClientLogin(asyncio.Protocol):
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
-        self.client_address = ""  # set by came_from(); empty when the peer has none
+        self.client_address = ""  # of the connection, unless it was set before; empty when the peer has none
         self._verdict = Verdict.ADMIT
         self._startup_at = 0.0  # when its StartupMessage was read; 0.0 before
         self._admitted: Admitted | None = None
@@ -99,7 +99,7 @@ class ClientLogin(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
         clients = self._clients
         clients.counters.clients_accepted += 1
-        self.came_from(host_of(transport.get_extra_info("peername")))
+        self.came_from(self.client_address or host_of(transport.get_extra_info("peername")))
         keep_alive(transport)
         directory = clients.directory
         self._login = FrontendLogin(
@@ -112,7 +112,7 @@ class ClientLogin(asyncio.Protocol):
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
 
     def came_from(self, address: str) -> None:
-        """The client's address, of the connection or in a trusted proxy's words."""
+        """The client's address: what limits count it by from here on."""
         self.client_address = address
         self._clients.door.arrived(self, address, self._clients.limits)
 
