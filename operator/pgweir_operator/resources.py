@@ -26,6 +26,7 @@ from pgweir_contract.models import (
     PoolOverrides,
     PoolSettings,
     Replica,
+    Upstreams,
 )
 from pgweir_contract.names import (
     API_GROUP,
@@ -89,7 +90,6 @@ NOT_YET: Final = frozenset(
         "spec.tls",
         "spec.upstream.ipFamily",
         "spec.upstream.options",
-        "spec.upstreams",
     }
 )
 
@@ -178,6 +178,7 @@ class PoolerClusterSpec(ContractModel):
     default_tenant: TenantId | None = None
     admin: AdminSpec = AdminSpec()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()
+    upstreams: Upstreams = Upstreams()
     parameters: Parameters = Field(default_factory=dict)
     paused: bool = False
     drain: Drain = Drain()

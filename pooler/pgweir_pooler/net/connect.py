@@ -6,13 +6,14 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable
+from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable, UpstreamNotAllowed
 from pgweir_pooler.net.channel_binding import server_end_point
 from pgweir_pooler.net.connect_reasons import tls_reason
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.server_channel import Channel, ServerChannels, Target
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
-from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
+from pgweir_pooler.session.backend_login import LEADS_BACK, BackendLogin
 from pgweir_pooler.session.server_security import ServerSecurity
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 
@@ -37,7 +38,8 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
 class Connector:
     """Makes logged-in server connections; one for the process."""
 
-    def __init__(self, canceller: Canceller, channels: ServerChannels) -> None:
+    def __init__(self, canceller: Canceller, channels: ServerChannels, guard: UpstreamGuard) -> None:
+        self._guard = guard
         self._canceller = canceller
         self._channels = channels
 
@@ -83,10 +85,13 @@ class Connector:
             client_nonce=secrets.token_urlsafe(18),
             parameters={"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"},
             security=security,
+            is_own_nonce=self._guard.is_own_nonce,
         )
         try:
             dialogue.begin(channel, login)
             done = await dialogue.outcome
+            if done.secret_key and self._guard.is_own_session(done.process_id, done.secret_key):
+                raise UpstreamNotAllowed(LEADS_BACK)
         except BaseException:
             channel.transport.abort()
             raise

@@ -150,7 +150,7 @@ class ClientExchange:
     the server offered it: a server whose offer somebody took away then notices.
     """
 
-    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_signature")
+    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_nonce", "_server_signature")
 
     def __init__(
         self, password: str, nonce: str, user: str = "", *, binding: bytes = b"", could_bind: bool = False
@@ -161,6 +161,7 @@ class ClientExchange:
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
         self._first_bare = b"n=" + name + b",r=" + self._nonce
+        self._server_nonce = b""
         self._server_signature = b""  # what server-final must show; empty until server-first was taken
 
     def first(self) -> bytes:
@@ -174,6 +175,7 @@ class ClientExchange:
         count.
         """
         nonce, salt, iterations = self._read_server_first(message)
+        self._server_nonce = nonce[len(self._nonce) :]
         salted = _salted_password(self._password, salt, iterations)
         client_key = _hmac(salted, b"Client Key")
         without_proof = b"c=" + base64.b64encode(self._gs2_header + self._binding) + b",r=" + nonce
@@ -181,6 +183,11 @@ class ClientExchange:
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
         return without_proof + b",p=" + base64.b64encode(proof)
+
+    @property
+    def server_nonce(self) -> bytes:
+        """The server's part of the nonce; empty before server-first was taken."""
+        return self._server_nonce
 
     def receive_final(self, message: bytes) -> None:
         """Takes server-final; raises ServerProtocolError unless it proves that the server has a verifier."""
