@@ -29,6 +29,7 @@ from pgweir_contract.models import (
     PoolOverrides,
     PoolSettings,
     Replica,
+    Upstreams,
 )
 from pgweir_contract.names import (
     API_GROUP,
@@ -87,7 +88,6 @@ NOT_YET: Final = frozenset(
         "spec.tls.peer",
         "spec.upstream.ipFamily",
         "spec.upstream.options",
-        "spec.upstreams",
     }
 )
 
@@ -174,6 +174,7 @@ class PoolerClusterSpec(ContractModel):
     default_tenant: TenantId | None = None
     admin: AdminSpec = AdminSpec()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()
+    upstreams: Upstreams = Upstreams()
     parameters: Parameters = Field(default_factory=dict)
     paused: bool = False
     drain: Drain = Drain()

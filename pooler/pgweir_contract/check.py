@@ -20,6 +20,7 @@ from pgweir_contract.reading import (
     parse_tenants,
 )
 from pgweir_contract.support import unsupported, unsupported_cluster
+from pgweir_contract.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from pgweir_contract.models import AssignmentsFile, ClusterFile
@@ -89,11 +90,23 @@ class Checked:
         cluster = self.clusters.get(str(folder / CLUSTER_FILE))
         if not (folder / CLUSTER_FILE).exists():
             self.problems.append(f"{folder}: {CLUSTER_FILE} is missing")
-        if cluster is None or cluster.default_tenant is None:
+        if cluster is None:
+            return
+        self._compare_upstreams(folder, cluster.upstreams)
+        if cluster.default_tenant is None:
             return
         here = [read for path, read in self.tenants.items() if Path(path).parent == folder]
         if not any(cluster.default_tenant in read.tenants for read in here):
             self.problems.append(f"{folder / CLUSTER_FILE}: defaultTenant: there is no such tenant")
+
+    def _compare_upstreams(self, folder: Path, upstreams: Upstreams) -> None:
+        for path, read in self.tenants.items():
+            if Path(path).parent != folder:
+                continue
+            for tenant_id, entry in read.tenants.items():
+                problem = upstreams.host_problem(entry.upstream.host)
+                if problem is not None:
+                    self.problems.append(f"{path}: {_place(tenant_id, f'upstream.host: {problem}')}")
 
 
 def _place(key: str, problem: str) -> str:

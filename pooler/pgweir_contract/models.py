@@ -40,6 +40,7 @@ from pgweir_contract.tenant import (
     User,
 )
 from pgweir_contract.upstream_tls import UpstreamTls
+from pgweir_contract.upstreams import Upstreams
 
 __all__ = [
     "Access",
@@ -68,6 +69,7 @@ __all__ = [
     "TenantsFile",
     "Upstream",
     "UpstreamTls",
+    "Upstreams",
     "User",
 ]
 
@@ -145,6 +147,7 @@ class ClusterFile(ContractModel):
     default_tenant: TenantId | None = None  # for clients that name none
     mock_key: MockKey | None = None  # None: each process makes one of its own
     admin: AdminConsole = AdminConsole()
+    upstreams: Upstreams = Upstreams()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()
     members: Annotated[Listed[Member], Field(max_length=256)] = ()
 

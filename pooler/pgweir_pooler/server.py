@@ -38,6 +38,7 @@ from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.pool.pool import Pool
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -82,9 +83,12 @@ class PoolerProcess:
         self.started_at = datetime.datetime.now(datetime.UTC)
         self.state: State = "Starting"
         self.counters = ProcessCounters()
-        channels = ServerChannels()
-        self.directory = Directory(loop, Connector(CancelSender(channels), channels).connect)
+        self._guard = guard = UpstreamGuard()
+        channels = ServerChannels(guard)
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels, guard).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
+        self._clients.new_nonce = guard.new_nonce
+        guard.is_own_session = self._clients.is_session
         self.directory.on_removed = self._clients.pool_removed
         self.directory.on_rejected = self._clients.tenant_rejected
         self._sweep = TimeoutSweep(self._clients.sessions)
@@ -176,11 +180,10 @@ class PoolerProcess:
             loop.add_signal_handler(number, self._stop_asked)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
         options = self._options
-        admin = await start_admin(
-            self,
-            http_socket=_socket(options.http_fd, options.listen_address, options.http_port),
-            control_socket=_socket(options.control_fd, "127.0.0.1", options.control_port),
-        )
+        http_socket = _socket(options.http_fd, options.listen_address, options.http_port)
+        control_socket = _socket(options.control_fd, "127.0.0.1", options.control_port)
+        self._guard.listen([http_socket, control_socket])
+        admin = await start_admin(self, http_socket=http_socket, control_socket=control_socket)
         watching = loop.create_task(self._config.watch(), name="watch the configuration")
         sweeping = loop.create_task(self._sweep.run(), name="look after the clients' timeouts")
         averaging = loop.create_task(self._console.keep_averages(), name="keep the console's averages")
@@ -215,6 +218,7 @@ class PoolerProcess:
         clients.take_limits(cluster.limits)
         clients.default_tenant = cluster.default_tenant
         clients.take_mock_key(cluster.mock_key)
+        self._guard.learn(cluster)
         self._console.learn(cluster.admin.users)
         if self._listening is not None and self._listening != cluster.listeners:
             log.warning("listeners changed: they take effect at the next start")
@@ -227,6 +231,7 @@ class PoolerProcess:
             sock = _socket(self._options.listen_fds.get(listener.name), self._options.listen_address, listener.port)
             server = await loop.create_server(partial(ClientLogin, self._clients, mode), sock=sock, backlog=BACKLOG)
             self._servers.append(server)
+            self._guard.listen([sock])
 
     def _stop_asked(self) -> None:
         self._stop_requests += 1

@@ -27,10 +27,12 @@ from pgweir_contract.models import (
     TenantEntry,
     TenantsFile,
     Upstream,
+    Upstreams,
     UpstreamTls,
     User,
 )
 from pgweir_contract.pems import pem_digest
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 
 # Tests end with clients still connected; nobody wants to wait a minute for them.
 DRAIN_TIMEOUT_S = 2.0
@@ -52,9 +54,21 @@ def tenant(database: RealDatabase, tenant_id: str = "acme", *, max_connections: 
     )
 
 
+# Everywhere, loopback among it.
+ANYWHERE = Upstreams(allowed_cidrs=("0.0.0.0/0", "::/0", "127.0.0.0/8", "::1/128"))
+
+
+def loopback() -> UpstreamGuard:
+    """A guard for parts of a pooler that a test puts together itself."""
+    guard = UpstreamGuard()
+    guard.rules = ANYWHERE
+    return guard
+
+
 def cluster(**fields: Any) -> ClusterFile:
     """`cluster.json` of a test; the keywords are those of ClusterFile (limits=…, default_tenant=…)."""
-    return ClusterFile(**{"cluster": "test", "limits": ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S), **fields})
+    limits = ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S)
+    return ClusterFile(**{"cluster": "test", "limits": limits, "upstreams": ANYWHERE, **fields})
 
 
 def files(

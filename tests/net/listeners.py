@@ -7,6 +7,7 @@ from collections.abc import Callable
 import asyncpg
 
 from harness.address import Address
+from harness.config import loopback
 from harness.databases import Database
 from pgweir_contract.models import TenantEntry
 from pgweir_pooler.directory import Directory, TenantPool
@@ -87,8 +88,9 @@ class Place:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        channels = ServerChannels()
-        self.directory = Directory(loop, Connector(CancelSender(channels), channels).connect)
+        self.guard = loopback()
+        channels = ServerChannels(self.guard)
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels, self.guard).connect)
         self.hubs = Hubs(loop)
         self.clients: list[Client] = []
 

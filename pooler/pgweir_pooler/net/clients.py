@@ -12,6 +12,7 @@ from pgweir_pooler.errors import PoolerError, TenantRejected, Terminated
 from pgweir_pooler.net.client_door import ClientDoor
 from pgweir_pooler.net.doorkeeper import Doorkeeper
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.net.user_lookups import UserLookups
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits, Whose
@@ -79,6 +80,7 @@ class Clients:
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
         self.lookups = UserLookups(loop, directory)
+        self.new_nonce = UpstreamGuard().new_nonce  # for SCRAM; replaced by the composition root
         self._own_mock_key = self.mock_key = secrets.token_bytes(32)  # makes the salts; the cluster's, if it has one
         self.door = Doorkeeper(loop, directory, counters, limits)
         # Ordered by time; a ClientLogin enters and leaves it, and `logins`, by itself.
@@ -122,6 +124,10 @@ class Clients:
         """Whose cancel key this is."""
         session = self.sessions.get(self.keys.index(key))
         return session if session is not None and is_same_key(session.key, key) else None
+
+    def is_session(self, process_id: int, secret: bytes) -> bool:
+        """Whether a client of ours has this cancel key."""
+        return self.session_of(process_id.to_bytes(4, "big") + secret) is not None
 
     def interned(self, settings: "Settings") -> "Settings":
         """The one object that stands for these settings."""

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pgweir_pooler.errors import NoClientKey, PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable
+from pgweir_pooler.errors import (
+    NoClientKey,
+    PoolerError,
+    ServerLoginFailed,
+    ServerTlsFailed,
+    ServerUnreachable,
+    UpstreamNotAllowed,
+)
 from pgweir_pooler.net.channel_binding import server_end_point
 from pgweir_pooler.net.connect_reasons import tls_reason
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.lookup_server import LookupServer
 from pgweir_pooler.net.server_channel import Channel, ServerChannels, Target
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
-from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
+from pgweir_pooler.session.backend_login import LEADS_BACK, BackendLogin
 from pgweir_pooler.session.server_security import ServerSecurity
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 from pgweir_pooler.wire.scram_keys import ScramKeys
@@ -47,7 +55,8 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
 class Connector:
     """Makes logged-in server connections; one for the process."""
 
-    def __init__(self, canceller: Canceller, channels: ServerChannels) -> None:
+    def __init__(self, canceller: Canceller, channels: ServerChannels, guard: UpstreamGuard) -> None:
+        self._guard = guard
         self._canceller = canceller
         self._channels = channels
 
@@ -99,10 +108,13 @@ class Connector:
             client_nonce=secrets.token_urlsafe(18),
             parameters=_parameters(held, will_listen=will_listen),
             security=security,
+            is_own_nonce=self._guard.is_own_nonce,
         )
         try:
             dialogue.begin(channel, login)
             done = await dialogue.outcome
+            if done.secret_key and self._guard.is_own_session(done.process_id, done.secret_key):
+                raise UpstreamNotAllowed(LEADS_BACK)
         except BaseException:
             channel.transport.abort()
             raise

@@ -16,9 +16,10 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import SecretStr
 
 from pgweir_contract.models import UpstreamTls
-from pgweir_pooler.errors import PoolerError, ServerTlsFailed, ServerUnreachable
+from pgweir_pooler.errors import PoolerError, ServerTlsFailed, ServerUnreachable, UpstreamNotAllowed
 from pgweir_pooler.net.connect_reasons import os_reason, tls_reason
 from pgweir_pooler.net.tls_contexts import ALPN, TlsContexts
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.wire.messages import ssl_request
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
@@ -63,7 +64,8 @@ class Channel(Generic[_P]):
 class ServerChannels:
     """Opens channels; one for the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: UpstreamGuard) -> None:
+        self._guard = guard
         self._contexts = TlsContexts()
 
     async def open(self, target: Target, build: Callable[[], _P]) -> Channel[_P]:
@@ -71,7 +73,7 @@ class ServerChannels:
         context = None
         if target.tls.mode != "Disable":
             context = self._contexts.context(target.tls, target.pems)
-        addresses = await _resolve(target)
+        addresses = self._allowed(target, await _resolve(target))
         error: PoolerError = ServerUnreachable("cannot connect to the database server: its name has no address")
         for address in addresses:
             # One address that does not answer must leave time for the others.
@@ -87,8 +89,24 @@ class ServerChannels:
 
     async def reopen(self, route: Route, build: Callable[[], _P]) -> Channel[_P]:
         """A channel by the way of an earlier one, and never in clear when that was not; raises PoolerError."""
+        self._guard.judge(route.host, route.address, route.port)
         question, transport = await _dial(route, None)
         return await _secured(route, question, transport, build, is_settled=True)
+
+    def _allowed(self, target: Target, addresses: list[str]) -> list[str]:
+        """The addresses that may be connected to; raises UpstreamNotAllowed when there are others only."""
+        allowed = []
+        refusal: UpstreamNotAllowed | None = None
+        for address in addresses:
+            try:
+                self._guard.judge(target.host, address, target.port)
+            except UpstreamNotAllowed as error:
+                refusal = error
+            else:
+                allowed.append(address)
+        if refusal is not None and not allowed:
+            raise refusal
+        return allowed
 
 
 async def _resolve(target: Target) -> list[str]:

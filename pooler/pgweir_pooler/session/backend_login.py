@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import ClassVar
 
-from pgweir_pooler.errors import InsecureLogin, NotSupported, PoolerError, ServerLoginFailed
+from pgweir_pooler.errors import InsecureLogin, NotSupported, PoolerError, ServerLoginFailed, UpstreamNotAllowed
 from pgweir_pooler.session.server_security import IN_CLEAR, ServerSecurity
 from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, Send
 from pgweir_pooler.wire import messages
@@ -25,6 +25,8 @@ from pgweir_pooler.wire.scram_keys import ScramKeys
 
 Secret = str | ScramKeys | Md5Hash
 """What logs in: a password, or what stands for one at a server with a certain method."""
+
+LEADS_BACK = "the database server's address leads back to the pooler itself"
 
 _OTHER_METHODS = {2: "KerberosV5", 6: "SCM", 7: "GSSAPI", 9: "SSPI"}
 _RESERVED = frozenset({"user", "database", "options", "replication"})
@@ -61,6 +63,7 @@ class BackendLogin:
         client_nonce: str,
         parameters: Mapping[str, str],
         security: ServerSecurity = IN_CLEAR,
+        is_own_nonce: Callable[[bytes], bool] = lambda _nonce: False,
     ) -> None:
         if not _RESERVED.isdisjoint(parameters) or any(
             isinstance(password, str) and "\0" in password for password in passwords
@@ -71,6 +74,7 @@ class BackendLogin:
         self._password = passwords[0] if passwords else None
         self._client_nonce = client_nonce
         self._security = security
+        self._is_own_nonce = is_own_nonce
         self._state = _State.STARTED
         self._inbox = Inbox(ServerProtocolError)
         self._received_bytes = 0
@@ -189,6 +193,8 @@ class BackendLogin:
     def _on_sasl_continue(self, body: bytes) -> _Steps:
         assert self._exchange is not None
         client_final = self._exchange.receive_first(body)
+        if self._is_own_nonce(self._exchange.server_nonce):
+            raise UpstreamNotAllowed(LEADS_BACK)
         self._state = _State.CLIENT_FINAL_SENT
         return [Send(messages.sasl_response(client_final))]
 

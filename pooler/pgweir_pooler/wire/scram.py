@@ -253,7 +253,7 @@ class ClientExchange:
     the server offered it: a server whose offer somebody took away then notices.
     """
 
-    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_signature")
+    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_nonce", "_server_signature")
 
     def __init__(
         self, password: str | KeySource, nonce: str, user: str = "", *, binding: bytes = b"", could_bind: bool = False
@@ -264,6 +264,7 @@ class ClientExchange:
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
         self._first_bare = b"n=" + name + b",r=" + self._nonce
+        self._server_nonce = b""
         self._server_signature = b""  # what server-final must show; empty until server-first was taken
 
     def first(self) -> bytes:
@@ -277,12 +278,18 @@ class ClientExchange:
         count.
         """
         nonce, salt, iterations = self._read_server_first(message)
+        self._server_nonce = nonce[len(self._nonce) :]
         client_key, server_key = self._keys(salt, iterations)
         without_proof = b"c=" + base64.b64encode(self._gs2_header + self._binding) + b",r=" + nonce
         auth_message = self._first_bare + b"," + message + b"," + without_proof
         self._server_signature = _hmac(server_key, auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
         return without_proof + b",p=" + base64.b64encode(proof)
+
+    @property
+    def server_nonce(self) -> bytes:
+        """The server's part of the nonce; empty before server-first was taken."""
+        return self._server_nonce
 
     def _keys(self, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
         if not isinstance(self._password, str):
