@@ -219,7 +219,6 @@ OF_KEY = "spec.users[0].passwordSecretRef: Secret default/acme-app: the value of
         ([tenant(pool={"minIdle": 21}), secret()], "spec.pool: minIdle must not be larger than size"),
         ([tenant(users=[]), secret()], "spec: at least one user is needed when auth.mode is Users"),
         ([tenant("a.b"), secret()], "spec.tenantId: metadata.name is no tenant id"),
-        ([tenant(paused=True), secret()], "spec.paused: not supported yet"),
     ],
 )
 def test_a_bad_tenant_is_refused_with_its_reason(documents: list[Any], problem: str) -> None:
@@ -279,10 +278,10 @@ def test_a_full_shard_refuses_the_newest(monkeypatch: pytest.MonkeyPatch) -> Non
     documents = [tenant(f"t{n}", metadata={"creationTimestamp": f"2024-01-{30 - n:02d}T00:00:00Z"}) for n in range(9)]
     monkeypatch.setattr(config_rendering, "SHARDS", 1)
     monkeypatch.setattr(config_rendering, "shard_of", lambda _: 0)
-    monkeypatch.setattr(config_rendering, "SHARD_LIMIT_BYTES", 2600)
+    monkeypatch.setattr(config_rendering, "SHARD_LIMIT_BYTES", 3600)
     result = rendered(cluster(), *documents, secret())
     data = result.files["tenants-00.json"]
-    assert len(data) <= 2600
+    assert len(data) <= 3600
     kept = list(parse_tenants(data).tenants)
     assert kept == sorted(result.entries)
     assert 3 <= len(kept) < 9
