@@ -122,6 +122,12 @@ def render_config(
         result.problems += refused.problems
     else:
         result.files |= files
+        if tls.effective_mode == "Disable":
+            result.notes += [
+                f"tenant {entry.tenant_id}: requireTLS: nobody can log in, the cluster has no tls.client"
+                for entry in result.entries.values()
+                if entry.require_tls
+            ]
         _render_cluster(result, cluster, members, _admin(result, cluster, by_key), ClusterTls(client=tls))
     return result
 

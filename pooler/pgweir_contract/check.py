@@ -89,10 +89,19 @@ class Checked:
         cluster = self.clusters.get(str(folder / CLUSTER_FILE))
         if not (folder / CLUSTER_FILE).exists():
             self.problems.append(f"{folder}: {CLUSTER_FILE} is missing")
-        if cluster is None or cluster.default_tenant is None:
+        if cluster is None:
             return
-        here = [read for path, read in self.tenants.items() if Path(path).parent == folder]
-        if not any(cluster.default_tenant in read.tenants for read in here):
+        here = {path: read for path, read in self.tenants.items() if Path(path).parent == folder}
+        if cluster.tls.client.effective_mode == "Disable":
+            for path, read in here.items():
+                self.problems += [
+                    f"{path}: tenants[{entry.tenant_id}].requireTLS: nobody can log in, the cluster has no tls.client"
+                    for entry in read.tenants.values()
+                    if entry.require_tls
+                ]
+        if cluster.default_tenant is None:
+            return
+        if not any(cluster.default_tenant in read.tenants for read in here.values()):
             self.problems.append(f"{folder / CLUSTER_FILE}: defaultTenant: there is no such tenant")
 
 

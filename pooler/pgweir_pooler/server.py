@@ -34,6 +34,8 @@ from pgweir_pooler.net.client_session import SESSION, STATEMENT, TRANSACTION, Cl
 from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.proxied_client import make_protocol
+from pgweir_pooler.net.served_tls import ServedTls
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
 from pgweir_pooler.pool.pool import Pool
@@ -88,7 +90,7 @@ class PoolerProcess:
         self._clients.on_joined = self._sweep.joined
         self._console = self._clients.console = Console(self)
         self._config = ConfigFiles(
-            options.config_dir, self.directory, self.counters, self._take_cluster, self._clients.door
+            options.config_dir, self.directory, self.counters, self._take_cluster, self._clients.tls
         )
         self._cluster: ClusterFile | None = None
         self._listening: tuple[Listener, ...] | None = None
@@ -115,7 +117,12 @@ class PoolerProcess:
     @property
     def logins_in_progress(self) -> int:
         """Connections that have not logged in yet."""
-        return len(self._clients.logins) + len(self._clients.admitted)
+        return len(self._clients.unannounced) + len(self._clients.logins) + len(self._clients.admitted)
+
+    @property
+    def client_tls(self) -> ServedTls:
+        """The certificate that clients see."""
+        return self._clients.tls
 
     # --- what the console looks at and does
 
@@ -196,7 +203,7 @@ class PoolerProcess:
 
     def _take_cluster(self, cluster: ClusterFile) -> None:
         """Raises ContractError, and then nothing has changed."""
-        self._clients.door.learn(cluster.tls.client, cluster.default_tenant, self._options.config_dir)
+        self._clients.tls.learn(cluster.tls.client, cluster.default_tenant, self._options.config_dir)
         self._cluster = cluster
         clients = self._clients
         clients.limits = cluster.limits
@@ -211,7 +218,8 @@ class PoolerProcess:
         for listener in listeners:
             mode = _MODES[listener.mode]
             sock = _socket(self._options.listen_fds.get(listener.name), self._options.listen_address, listener.port)
-            server = await loop.create_server(partial(ClientLogin, self._clients, mode), sock=sock, backlog=BACKLOG)
+            make = make_protocol(self._clients, listener.proxy_protocol, partial(ClientLogin, self._clients, mode))
+            server = await loop.create_server(make, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
 
     def _stop_asked(self) -> None:
@@ -235,6 +243,8 @@ class PoolerProcess:
         log.info("draining", clients=len(clients.sessions), timeout_s=timeout_s)
         for server in self._servers:
             server.close()
+        for unannounced in list(clients.unannounced):
+            unannounced.end()
         for login in [*clients.logins, *clients.admitted]:
             login.refuse_for_drain()
         if self._lets_clients_stay:

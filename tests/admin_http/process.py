@@ -62,6 +62,15 @@ def entry(tenant_id: str, host: str = "db.internal.example", size: int = 5) -> T
     )
 
 
+class ClientTls:
+    """Implements ClientTlsView."""
+
+    def __init__(self) -> None:
+        self.reloads = 2
+        self.reload_failures = 1
+        self.not_after: datetime | None = datetime(2026, 6, 1, tzinfo=UTC)
+
+
 class Process:
     """Implements ProcessView."""
 
@@ -74,6 +83,7 @@ class Process:
         self.revisions = {"cluster.json": "17"}
         self.problems = [("tenants-03.json: globex", "pool.size: too large")]
         self.logins_in_progress = 3
+        self.client_tls = ClientTls()
         self.counters = ProcessCounters()
         self.directory = Directory(asyncio.get_running_loop(), self._connect)
 

@@ -25,9 +25,9 @@ from pgweir_pooler.errors import (
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
-from pgweir_pooler.net.client_door import ClientHandshake
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
+from pgweir_pooler.net.served_tls import ClientHandshake
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.net.tls_transport import TlsTransport
 from pgweir_pooler.orders import DatabaseKey
@@ -72,6 +72,7 @@ class ClientLogin(asyncio.Protocol):
     def __init__(self, clients: "Clients", mode: int) -> None:
         self._clients = clients
         self._mode = mode
+        self.client_address = ""  # where the client is; of the connection, unless a load balancer has said it before
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
@@ -91,6 +92,7 @@ class ClientLogin(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
         clients = self._clients
         clients.counters.clients_accepted += 1
+        self.client_address = self.client_address or self._peer_address()
         while len(clients.logins) >= clients.limits.max_half_open_logins:
             # Refusing the newest would let a few silent connections lock everybody out until their timeout; the
             # oldest has had its time.
@@ -103,7 +105,7 @@ class ClientLogin(asyncio.Protocol):
             server_nonce=secrets.token_urlsafe(18),
             is_tenant=directory.tenants.__contains__,
             has_console=clients.console is not None and clients.console.is_open,
-            policy=clients.door.policy,
+            policy=clients.tls.policy,
         )
         self._timer = clients.loop.call_later(clients.limits.login_timeout, self._timed_out)
 
@@ -152,7 +154,7 @@ class ClientLogin(asyncio.Protocol):
     def _begin_tls(self, received: bytes) -> None:
         if not received:
             self._transport.write(b"S")
-        handshake = ClientHandshake(self._clients.door, is_direct=bool(received))
+        handshake = ClientHandshake(self._clients.tls, is_direct=bool(received))
         tls = TlsTransport(self._transport, self, handshake.context_for, partial(self._tls_ended, handshake))
         self._transport = tls  # takes no word from us before the handshake has ended
         if received:
@@ -420,7 +422,7 @@ class ClientLogin(asyncio.Protocol):
             reason=error.log_text(),
             tenant=who.tenant,
             user=who.user,
-            client=self._client_host(),
+            client=self.client_address,
         )
         self._transport.write(error_response_for(error))
         self._close()
@@ -433,8 +435,8 @@ class ClientLogin(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self._clients.loop.call_later(LINGER_S, self._transport.abort)
 
-    def _client_host(self) -> str:
-        """Where the client is, for our log alone."""
+    def _peer_address(self) -> str:
+        """Where the connection comes from."""
         peer = self._transport.get_extra_info("peername")
         return str(peer[0]) if isinstance(peer, tuple) else ""
 

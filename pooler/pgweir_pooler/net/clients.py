@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgweir_pooler.errors import PoolerError, Terminated
-from pgweir_pooler.net.client_door import ClientDoor
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.served_tls import ServedTls
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_connection import ClientConnection
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
+    from pgweir_pooler.net.proxied_client import ProxiedClient
     from pgweir_pooler.session.steps import Settings
     from pgweir_pooler.wire.scram import Verifier
 
@@ -70,13 +71,14 @@ class Clients:
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
+        self.unannounced: dict[ProxiedClient, None] = {}  # the same, before the PROXY header has said whose they are
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.keys = KeyMaker(secrets.token_bytes)
         self.sessions: dict[bytes, ClientSession] = {}  # logged in, by `keys.index` of their cancel keys
         # Told about each client that finished its login; set by the composition root.
         self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
-        self.door = ClientDoor(directory, lambda: datetime.datetime.now(datetime.UTC))
+        self.tls = ServedTls(directory, lambda: datetime.datetime.now(datetime.UTC))
         self.console: ConsoleDoor | None = None  # set by the composition root
         self.ids = count(1)  # for people: SHOW CLIENTS has them
         self.default_tenant: str | None = None  # for clients that name none
