@@ -133,6 +133,12 @@ def render_config(
         result.problems += refused.problems
     else:
         result.files |= files
+        if tls.effective_mode == "Disable":
+            result.notes += [
+                f"tenant {entry.tenant_id}: requireTLS: nobody can log in, the cluster has no tls.client"
+                for entry in result.entries.values()
+                if entry.require_tls
+            ]
         admin = _admin(result, cluster, by_key)
         _render_cluster(result, cluster, members, admin, ClusterTls(client=tls), mock_key)
     return result

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pgweir_contract.access import Cidr
 from pgweir_contract.admin import ADMIN_USERS_MAX, AdminName, AdminRole
 from pgweir_contract.client_tls import DnsName
 from pgweir_contract.durations import Duration, PositiveDuration
@@ -37,6 +36,7 @@ from pgweir_contract.names import (
     POOLER_CLUSTER_KIND,
     TENANT_KIND,
 )
+from pgweir_contract.networks import Cidr
 from pgweir_contract.reading import ContractError, validate
 from pgweir_contract.tenant import Clients, Parameters
 from pgweir_operator.client_tls_spec import ClusterTlsSpec, TenantTlsSpec

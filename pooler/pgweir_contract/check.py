@@ -93,10 +93,17 @@ class Checked:
         if cluster is None:
             return
         self._compare_upstreams(folder, cluster.upstreams)
+        here = {path: read for path, read in self.tenants.items() if Path(path).parent == folder}
+        if cluster.tls.client.effective_mode == "Disable":
+            for path, read in here.items():
+                self.problems += [
+                    f"{path}: tenants[{entry.tenant_id}].requireTLS: nobody can log in, the cluster has no tls.client"
+                    for entry in read.tenants.values()
+                    if entry.require_tls
+                ]
         if cluster.default_tenant is None:
             return
-        here = [read for path, read in self.tenants.items() if Path(path).parent == folder]
-        if not any(cluster.default_tenant in read.tenants for read in here):
+        if not any(cluster.default_tenant in read.tenants for read in here.values()):
             self.problems.append(f"{folder / CLUSTER_FILE}: defaultTenant: there is no such tenant")
 
     def _compare_upstreams(self, folder: Path, upstreams: Upstreams) -> None:

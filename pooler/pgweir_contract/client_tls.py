@@ -4,7 +4,6 @@ The cluster's certificate, key and client CA are files, mounted beside the confi
 when they change. A relative path starts at the configuration's directory.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal, Self
@@ -12,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pgweir_contract.json_form import ContractModel, Listed
+from pgweir_contract.networks import Cidr
 from pgweir_contract.pems import PemDigest, PemRef
 
 ClientTlsMode = Literal["Disable", "Allow", "Prefer", "Require", "VerifyCA", "VerifyFull"]
@@ -26,14 +26,6 @@ def _dns_name(name: str) -> str:
     return name
 
 
-def _network(text: str) -> str:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError("must be an address or a network (10.0.0.0/8) without host bits") from None
-    return text
-
-
 def _path(path: str) -> str:
     if "\0" in path:
         raise ValueError("a path cannot hold a NUL character")
@@ -41,7 +33,6 @@ def _path(path: str) -> str:
 
 
 DnsName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_dns_name)]
-Network = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_network)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_path)]
 
 
@@ -100,7 +91,7 @@ class ProxyProtocol(ContractModel):
 
     mode: Literal["Disable", "Require"] = "Disable"
     # Who may state an address; nobody else can connect.
-    trusted_cidrs: Annotated[Listed[Network], Field(alias="trustedCIDRs", max_length=64)] = ()
+    trusted_cidrs: Annotated[Listed[Cidr], Field(alias="trustedCIDRs", max_length=64)] = ()
 
     @model_validator(mode="after")
     def _somebody_is_trusted(self) -> Self:

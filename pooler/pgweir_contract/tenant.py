@@ -9,12 +9,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pgweir_contract.access import Access, Cidr
+from pgweir_contract.access import Access
 from pgweir_contract.auth import Auth, Passwords, Verifiers
 from pgweir_contract.client_tls import DnsName, TenantTls
 from pgweir_contract.durations import Duration, PositiveDuration
 from pgweir_contract.json_form import ContractModel, Host, Listed, PgName, Port, TenantId, unique
 from pgweir_contract.names import instance_key
+from pgweir_contract.networks import Cidr
 from pgweir_contract.pems import PemRef
 from pgweir_contract.timestamps import Timestamp
 from pgweir_contract.upstream_tls import UpstreamTls

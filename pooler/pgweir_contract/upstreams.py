@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from pgweir_contract.json_form import ContractModel, Host, Listed
+from pgweir_contract.networks import Cidr
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -45,21 +46,12 @@ _NAT64_LOCAL: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 
 
-def _cidr(text: str) -> str:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError("must be a network such as 10.0.0.0/8, without bits behind its prefix") from None
-    return text
-
-
 def _pattern(text: str) -> str:
     if "*" in text.removeprefix("*.") or text == "*.":
         raise ValueError("must be a host name, an address or *. and the end of a name")
     return text
 
 
-Cidr = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_cidr)]
 HostPattern = Annotated[Host, AfterValidator(_pattern)]
 
 

@@ -159,6 +159,18 @@ class TlsFailed(PoolerError):
     sqlstate = "08006"
 
 
+class ProxyHeaderInvalid(PoolerError):
+    """A load balancer did not say whose connection it is; nobody is there to be told why it ends."""
+
+    sqlstate = "08P01"
+
+
+class ProxyNotTrusted(PoolerError):
+    """A listener behind load balancers was connected to by somebody else; as above."""
+
+    sqlstate = "28000"
+
+
 class CertificateMismatch(PoolerError):
     """The client's certificate is of another user: PostgreSQL's own words for it."""
 

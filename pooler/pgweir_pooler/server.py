@@ -35,6 +35,8 @@ from pgweir_pooler.net.clients import Clients
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.lookup_server import LookupServer
+from pgweir_pooler.net.proxied_client import make_protocol
+from pgweir_pooler.net.served_tls import ServedTls
 from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
@@ -127,7 +129,12 @@ class PoolerProcess:
     @property
     def logins_in_progress(self) -> int:
         """Connections that have not logged in yet."""
-        return len(self._clients.logins) + len(self._clients.admitted)
+        return len(self._clients.unannounced) + len(self._clients.logins) + len(self._clients.admitted)
+
+    @property
+    def client_tls(self) -> ServedTls:
+        """The certificate that clients see."""
+        return self._clients.tls
 
     @property
     def logins_blocked(self) -> int:
@@ -229,7 +236,8 @@ class PoolerProcess:
         for listener in listeners:
             mode = _MODES[listener.mode]
             sock = _socket(self._options.listen_fds.get(listener.name), self._options.listen_address, listener.port)
-            server = await loop.create_server(partial(ClientLogin, self._clients, mode), sock=sock, backlog=BACKLOG)
+            make = make_protocol(self._clients, listener.proxy_protocol, partial(ClientLogin, self._clients, mode))
+            server = await loop.create_server(make, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
             self._guard.listen([sock])
 
@@ -254,6 +262,8 @@ class PoolerProcess:
         log.info("draining", clients=len(clients.sessions), timeout_s=timeout_s)
         for server in self._servers:
             server.close()
+        for unannounced in list(clients.unannounced):
+            unannounced.end()
         for login in [*clients.logins, *clients.admitted]:
             login.refuse_for_drain()
         if self._lets_clients_stay:

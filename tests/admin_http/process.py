@@ -62,6 +62,15 @@ def entry(tenant_id: str, host: str = "db.internal.example", size: int = 5) -> T
     )
 
 
+class ClientTls:
+    """Implements ClientTlsView."""
+
+    def __init__(self) -> None:
+        self.reloads = 2
+        self.reload_failures = 1
+        self.not_after: datetime | None = datetime(2026, 6, 1, tzinfo=UTC)
+
+
 class Process:
     """Implements ProcessView."""
 
@@ -76,6 +85,7 @@ class Process:
         self.logins_in_progress = 3
         self.logins_blocked = 2
         self.warnings = [("cluster.json", "is open to others")]
+        self.client_tls = ClientTls()
         self.counters = ProcessCounters()
         self.directory = Directory(asyncio.get_running_loop(), self._connect)
 

@@ -7,9 +7,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from contract.contract_values import tenant
-from pgweir_contract.access import Access, Cidr
+from pgweir_contract.access import Access
 from pgweir_contract.json_form import describe_errors, render
 from pgweir_contract.models import TenantEntry
+from pgweir_contract.networks import Cidr
 from pgweir_contract.reading import ContractError, validate
 
 _CIDR: TypeAdapter[str] = TypeAdapter(Cidr)

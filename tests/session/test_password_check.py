@@ -8,6 +8,7 @@ from pgweir_pooler.session.backend_login import BackendLogin, Secret
 from pgweir_pooler.session.frontend_login import FrontendLogin
 from pgweir_pooler.session.password_check import CLEARTEXT_ITERATIONS_MAX, CleartextCheck, Md5Check
 from pgweir_pooler.session.secure_channel import SecureChannel, TlsPolicy
+from pgweir_pooler.session.server_security import ServerSecurity
 from pgweir_pooler.session.steps import Admitted, Failed, NeedSecret, Refused, Send
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.md5 import Md5Hash, md5_answer
@@ -96,7 +97,14 @@ def test_no_password_in_clear_without_tls() -> None:
 
 
 def server_login(secret: Secret) -> BackendLogin:
-    login = BackendLogin(user="bob", database="shop", passwords=[secret], client_nonce="client", parameters={})
+    login = BackendLogin(
+        user="bob",
+        database="shop",
+        passwords=[secret],
+        client_nonce="client",
+        parameters={},
+        security=ServerSecurity(is_encrypted=True),
+    )
     login.start()
     return login
 

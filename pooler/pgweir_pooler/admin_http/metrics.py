@@ -208,7 +208,27 @@ def _whole_process(view: ProcessView) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "pgweir_config_problems", "What is wrong with the configuration now; /status says what.", len(view.problems)
     )
+    yield from _tls(view)
     yield InfoMetricFamily("pgweir", "The pooler.", {"version": view.version})
+
+
+def _tls(view: ProcessView) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "pgweir_tls_handshakes", "TLS handshakes of clients that succeeded.", view.counters.tls_handshakes
+    )
+    tls = view.client_tls
+    yield CounterMetricFamily(
+        "pgweir_tls_certificate_reloads", "Changes of the clients' certificate or CA that were applied.", tls.reloads
+    )
+    yield CounterMetricFamily(
+        "pgweir_tls_certificate_reload_failures", "Changes of them that could not be used.", tls.reload_failures
+    )
+    if tls.not_after is not None:
+        yield GaugeMetricFamily(
+            "pgweir_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that clients see expires.",
+            tls.not_after.timestamp(),
+        )
 
 
 def _pins(view: ProcessView) -> Iterator[Metric]:

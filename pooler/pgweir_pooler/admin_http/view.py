@@ -85,6 +85,19 @@ class DirectoryView(Protocol):
         ...
 
 
+class ClientTlsView(Protocol):
+    """The certificate that clients see."""
+
+    @property
+    def reloads(self) -> int: ...
+    @property
+    def reload_failures(self) -> int: ...
+    @property
+    def not_after(self) -> datetime | None:
+        """None when there is no TLS."""
+        ...
+
+
 class ProcessView(Protocol):
     """The whole process."""
 
@@ -123,6 +136,8 @@ class ProcessView(Protocol):
         """Pairs of address and tenant that are refused for failed logins."""
         ...
 
+    @property
+    def client_tls(self) -> ClientTlsView: ...
     @property
     def counters(self) -> ProcessCounters: ...
     @property

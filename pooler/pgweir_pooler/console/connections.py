@@ -32,7 +32,20 @@ def client_rows(scene: Scene) -> Rows:
             *("C", admin.user, scene.console_database, "none", "active"),
             *_addresses(admin.transport),
             *(_time(scene, admin.connected_at), _time(scene, admin.last_request_at)),
-            *(0, 0, 0, _ptr(admin), "", 0, "", admin.application_name, 0, admin.id, None, "statement"),
+            *(
+                0,
+                0,
+                0,
+                _ptr(admin),
+                "",
+                0,
+                _tls(admin.transport),
+                admin.application_name,
+                0,
+                admin.id,
+                None,
+                "statement",
+            ),
         )
 
 
@@ -47,7 +60,7 @@ def _client(scene: Scene, client: ClientView) -> Row:
         *_addresses(client.transport),
         *(_time(scene, client.connected_at), _time(scene, client.last_request_at)),
         *(wait_us // 1_000_000, wait_us % 1_000_000),
-        *(0, _ptr(client), _ptr(server), 0, "", dict(client.settings).get("application_name", "")),
+        *(0, _ptr(client), _ptr(server), 0, _tls(client.transport), dict(client.settings).get("application_name", "")),
         *(len(client.statement_names()), client.id, who.tenant, MODE_NAMES[client.mode]),
     )
 
@@ -84,6 +97,15 @@ def _server(scene: Scene, pool: Pool, slot: Slot, state: str) -> Row:
 
 def _ptr(thing: object | None) -> str:
     return "" if thing is None else f"0x{id(thing):x}"
+
+
+def _tls(transport: asyncio.Transport) -> str:
+    """Version and cipher; empty for a plain connection."""
+    ssl_object = transport.get_extra_info("ssl_object")
+    if ssl_object is None:
+        return ""
+    cipher = ssl_object.cipher()
+    return f"{ssl_object.version()}/{cipher[0]}" if cipher else ""
 
 
 def _addresses(transport: asyncio.Transport) -> tuple[str, int, str, int]:

@@ -29,11 +29,11 @@ from pgweir_pooler.errors import (
     UnknownDatabase,
 )
 from pgweir_pooler.net.cancel import cancel_by_key
-from pgweir_pooler.net.client_door import ClientHandshake
 from pgweir_pooler.net.client_lookup import ClientLookup
 from pgweir_pooler.net.client_session import LINGER_S, LOST_IN_A_ROW, SESSION, ClientSession
 from pgweir_pooler.net.connect import keep_alive
 from pgweir_pooler.net.doorkeeper import Verdict
+from pgweir_pooler.net.served_tls import ClientHandshake
 from pgweir_pooler.net.server_connection import ServerConnection, error_of
 from pgweir_pooler.net.tls_transport import TlsTransport
 from pgweir_pooler.orders import DatabaseKey
@@ -75,6 +75,7 @@ class ClientLogin(asyncio.Protocol):
     def __init__(self, clients: "Clients", mode: int) -> None:
         self._clients = clients
         self._mode = mode
+        self.client_address = ""  # where the client is; of the connection, unless a load balancer has said it before
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgweir_pooler.errors import PoolerError, TenantRejected, Terminated
-from pgweir_pooler.net.client_door import ClientDoor
 from pgweir_pooler.net.doorkeeper import Doorkeeper
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.served_tls import ServedTls
 from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.net.user_lookups import UserLookups
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.net.client_connection import ClientConnection
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.client_session import ClientSession
+    from pgweir_pooler.net.proxied_client import ProxiedClient
     from pgweir_pooler.session.steps import Settings
     from pgweir_pooler.wire.scram import KnownSecret
 
@@ -83,6 +84,7 @@ class Clients:
         self.new_nonce = UpstreamGuard().new_nonce  # for SCRAM; replaced by the composition root
         self._own_mock_key = self.mock_key = secrets.token_bytes(32)  # makes the salts; the cluster's, if it has one
         self.door = Doorkeeper(loop, directory, counters, limits)
+        self.unannounced: dict[ProxiedClient, None] = {}  # half open before the PROXY header has said whose they are
         # Ordered by time; a ClientLogin enters and leaves it, and `logins`, by itself.
         self.admitted: dict[ClientLogin, None] = {}  # authenticated, waiting for a server's parameters
         self.keys = KeyMaker(secrets.token_bytes)
@@ -90,7 +92,7 @@ class Clients:
         # Told about each client that finished its login; set by the composition root.
         self.on_joined: Callable[[ClientSession], None] = lambda _session: None
         self.is_draining = False
-        self.tls = ClientDoor(directory, lambda: datetime.now(UTC))
+        self.tls = ServedTls(directory, lambda: datetime.now(UTC))
         self.console: ConsoleDoor | None = None  # set by the composition root
         self.ids = count(1)  # for people: SHOW CLIENTS has them
         self.default_tenant: str | None = None  # for clients that name none

@@ -81,8 +81,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Ciphertext."""
         state = self._state
         if state == _OPEN:
-            self._incoming.write(data)
-            self._read()
+            self._read(data)
         elif state == _HANDSHAKE:
             self._incoming.write(data)
             self._shake()
@@ -148,7 +147,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         assert done is not None
         done(None)
         if self._state == _OPEN:  # not closed by whom we told
-            self._read()
+            self._read(b"")
 
     def _fail(self, why: str) -> None:
         self._state = _CLOSED
@@ -163,27 +162,39 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     # --- reading
 
-    def _read(self) -> None:
-        read, pending, incoming = self.ssl_object.read, self.ssl_object.pending, self._incoming
-        chunks = []
-        is_over = False
-        try:
-            while incoming.pending or pending():
-                chunk = read(_READ_BYTES)
-                if not chunk:  # close_notify
-                    is_over = True
+    def _read(self, data: bytes) -> None:
+        chunks: list[bytes] = []
+        if len(data) <= _READ_BYTES:
+            self._incoming.write(data)
+            is_over = self._decrypt(chunks)
+        else:  # in pieces: a buffer of OpenSSL never gets smaller again
+            view = memoryview(data)
+            for at in range(0, len(view), _READ_BYTES):
+                self._incoming.write(view[at : at + _READ_BYTES])
+                is_over = self._decrypt(chunks)
+                if is_over:
                     break
-                chunks.append(chunk)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError:
-            is_over = True  # a record that is none, or an alert: nothing that follows can be trusted
         if self._outgoing.pending:  # an alert, or the answer to a change of keys
             self._flush()
         if chunks:
             self._protocol.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
         if is_over:
             self.close()
+
+    def _decrypt(self, chunks: list[bytes]) -> bool:
+        """Appends what can be read; whether nothing more will come."""
+        read, pending, incoming = self.ssl_object.read, self.ssl_object.pending, self._incoming
+        try:
+            while incoming.pending or pending():
+                chunk = read(_READ_BYTES)
+                if not chunk:  # close_notify
+                    return True
+                chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            return True  # a record that is none, or an alert: nothing that follows can be trusted
+        return False
 
     def pause_reading(self) -> None:
         """Nothing is decrypted ahead, so it is enough to stop the socket."""
@@ -199,14 +210,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Encrypts and hands on; silently nothing before the handshake has ended and after `close`."""
         if self._state != _OPEN or not data:
             return
-        write = self.ssl_object.write
+        write, encrypted = self.ssl_object.write, self._outgoing.read
         if len(data) <= RECORD_BYTES:
             write(data)
-        else:
-            view = memoryview(data)
-            for at in range(0, len(view), RECORD_BYTES):
-                write(view[at : at + RECORD_BYTES])
-        self._flush()
+            self._flush()
+            return
+        view = memoryview(data)
+        records = []
+        for at in range(0, len(view), RECORD_BYTES):
+            write(view[at : at + RECORD_BYTES])
+            records.append(encrypted())  # one by one: a buffer of OpenSSL never gets smaller again
+        if not self._inner.is_closing():
+            self._inner.write(b"".join(records))
 
     def get_write_buffer_size(self) -> int:
         """What the socket has not taken yet, encrypted."""

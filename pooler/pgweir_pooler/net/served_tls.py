@@ -17,13 +17,13 @@ from pgweir_contract.client_tls import ClientTls, ClientTlsMode
 from pgweir_contract.reading import ContractError
 from pgweir_pooler.errors import TlsFailed
 from pgweir_pooler.net.certificates import (
-    ALPN,
     BadCertificate,
     Rules,
     ServerCertificate,
     names_of,
     server_certificate,
 )
+from pgweir_pooler.net.tls_contexts import ALPN
 from pgweir_pooler.net.tls_transport import HandshakeRefused
 from pgweir_pooler.session.secure_channel import PLAIN_ONLY, SecureChannel, TlsPolicy
 
@@ -41,7 +41,7 @@ _NO_APPLICATION_PROTOCOL = 120  # the alert of RFC 7301
 Look = tuple[int, int, int, int] | None  # device, inode, size and time of a file; None when it is not there
 
 
-class ClientDoor:
+class ServedTls:
     """One for the process."""
 
     def __init__(self, directory: "Directory", now: Callable[[], datetime.datetime]) -> None:
@@ -216,10 +216,10 @@ class ClientDoor:
 class ClientHandshake:
     """What one client's handshake needs and shows."""
 
-    __slots__ = ("_certificate", "_door", "_is_direct", "_server_name")
+    __slots__ = ("_certificate", "_is_direct", "_served", "_server_name")
 
-    def __init__(self, door: ClientDoor, *, is_direct: bool) -> None:
-        self._door = door
+    def __init__(self, served: ServedTls, *, is_direct: bool) -> None:
+        self._served = served
         self._is_direct = is_direct  # TLS without an SSLRequest
         self._server_name = ""
         self._certificate: ServerCertificate | None = None
@@ -235,7 +235,7 @@ class ClientHandshake:
                 raise HandshakeRefused(_NO_APPLICATION_PROTOCOL, "the client does not offer the ALPN protocol")
             if hello.protocols is None and self._is_direct:
                 raise HandshakeRefused(_NO_APPLICATION_PROTOCOL, "direct TLS without ALPN")
-        self._certificate = self._door.certificate_for(self._server_name)
+        self._certificate = self._served.certificate_for(self._server_name)
         return self._certificate.context
 
     def channel(self, ssl_object: ssl.SSLObject) -> SecureChannel:
@@ -246,5 +246,5 @@ class ClientHandshake:
         return SecureChannel(
             self._certificate.binding,
             names_of(ssl_object.getpeercert()),  # type: ignore[arg-type]
-            self._door.tenant_of(self._server_name),
+            self._served.tenant_of(self._server_name),
         )
