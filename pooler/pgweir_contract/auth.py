@@ -42,7 +42,7 @@ Verifier = Annotated[SecretStr, Field(min_length=1, max_length=1024), AfterValid
 Passwords = Annotated[Listed[Password], Field(max_length=SECRETS_MAX)]
 Verifiers = Annotated[Listed[Verifier], Field(max_length=SECRETS_MAX)]
 
-ClientMethod = Literal["ScramSHA256", "MD5", "Cleartext"]
+ClientMethod = Literal["ScramSHA256", "MD5", "Cleartext", "Certificate"]
 
 
 def _query(text: str) -> str:
@@ -61,7 +61,7 @@ class AuthSettings(ContractModel):
 
     mode: Literal["Users", "AuthQuery"] = "Users"
     # What clients are asked for. MD5: md5 where the secret allows it, else SCRAM, as in PostgreSQL's pg_hba.conf.
-    # Cleartext: the password itself, inside TLS only.
+    # Cleartext: the password itself, inside TLS only. Certificate: nothing, when their certificate names them.
     client_method: ClientMethod = "ScramSHA256"
     query: AuthQueryText | None = None  # None: pg_authid is read
     database: PgName | None = None  # PostgreSQL's name of the one to ask in; None: that of the first one listed
@@ -74,6 +74,8 @@ class AuthSettings(ContractModel):
             for name, value in (("query", self.query), ("database", self.database)):
                 if value is not None:
                     raise ValueError(f"{name} is for mode AuthQuery alone")
+        elif self.client_method == "Certificate":
+            raise ValueError("clientMethod Certificate is for mode Users: of others nothing logs in to PostgreSQL")
         return self
 
 

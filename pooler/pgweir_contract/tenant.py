@@ -183,6 +183,12 @@ class TenantEntry(ContractModel):
         unique("SNI host name", list(self.sni_hostnames))
         if not self.users and self.auth.mode == "Users":
             raise ValueError("at least one user is needed when auth.mode is Users")
+        if self.auth.client_method == "Certificate":
+            for user in self.users:
+                if not user.passwords:
+                    raise ValueError(
+                        f"user {user.name!r} needs a password: with clientMethod Certificate clients bring none"
+                    )
         listed = {d.name for d in self.databases}
         for user in self.users:
             for name in user.databases or ():

@@ -1,6 +1,7 @@
 """Every sslmode of clients against every mode of the pooler, with psql 15 and the libpq in psycopg."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from harness.config import files as config_files
 from harness.databases import Database
 from harness.pooler import Pooler
 from harness.tls import HOST, TlsFiles, ca_text, issued, self_signed, served
+from pgweir_contract.models import Auth, TenantEntry
 from tls.conftest import Door
 
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -181,3 +183,47 @@ def test_a_process_whose_certificate_cannot_be_used_does_not_start(database18: D
         process.expects_failure = True
     finally:
         process.stop()
+
+
+@pytest.mark.parametrize("mode", ["Prefer", "VerifyFull"])
+def test_a_certificate_in_the_place_of_a_password(door: Callable[..., Door], database18: Database, mode: str) -> None:
+    entry = tenant(database18)
+    late = entry.users[0].model_copy(update={"name": "late", "valid_until": datetime(2020, 1, 1, tzinfo=UTC)})
+    entry = entry.model_copy(
+        update={"auth": Auth(client_method="Certificate"), "users": (*entry.users, late)},
+    )
+    target = door(mode, entry=entry, asks=True)
+    user = f"{entry.users[0].login_name}.{entry.tenant_id}"
+    own = target.files.of_client(issued("client.test", common_name=user))
+    with target.connect(password="", **own) as connection:
+        assert connection.execute("select current_user").fetchone() == (database18.user,)
+    assert target.psql(password="", **own) == (0, "in")
+    others = target.files.of_client(issued("other.test", common_name=f"other.{entry.tenant_id}"))
+    of_late = target.files.of_client(issued("late.test", common_name=f"late.{entry.tenant_id}"))
+    wrong: list[dict[str, str]] = [
+        dict(others),
+        {"sslmode": "disable"},
+        {},
+        {**of_late, "user": f"late.{entry.tenant_id}"},
+        {**own, "user": f"late.{entry.tenant_id}"},
+    ]
+    for how in wrong:  # the right password does not help
+        code, said = target.psql(**how)
+        assert code
+        assert "authentication failed for user" in said or mode == "VerifyFull", said
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"auth": {"mode": "AuthQuery", "user": "a", "passwords": ["secret"]}}, "is for mode Users"),
+        ({"users": [{"name": "u", "verifiers": ["md5" + "0" * 32]}]}, "needs a password"),
+    ],
+)
+def test_certificates_need_passwords_for_the_servers(
+    database18: Database, change: dict[str, Any], problem: str
+) -> None:
+    base = tenant(database18).model_dump(by_alias=True)
+    auth = {"clientMethod": "Certificate", **change.pop("auth", {})}
+    with pytest.raises(ValueError, match=problem):
+        TenantEntry.model_validate({**base, "auth": auth, **change})

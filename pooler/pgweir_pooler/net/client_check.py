@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pgweir_pooler.session.password_check import PasswordCheck
     from pgweir_pooler.session.steps import FrontendStep
 
-Ask: TypeAlias = "Verifier | PasswordVerifier | PasswordCheck"
+BY_CERTIFICATE = "certificate"  # nothing is asked: the client's certificate names the user
+
+Ask: TypeAlias = "Verifier | PasswordVerifier | PasswordCheck | str"
 
 
 class Asked:
@@ -41,6 +43,8 @@ class Asked:
         """Asks."""
         if isinstance(self.ask, Verifier | PasswordVerifier):
             return front.secret_found(self.ask, real=self.is_real)
+        if isinstance(self.ask, str):
+            return front.certified(real=self.is_real)
         return front.password_needed(self.ask)
 
     def failed(self, now: float) -> None:
@@ -61,7 +65,7 @@ def ask_user(
     credentials: Credentials,
     method: ClientMethod,
     name: str,
-    sent_user: bytes,
+    front: FrontendLogin,
     address: str,
     now: float,
     salt: bytes,
@@ -71,6 +75,10 @@ def ask_user(
     `salt` is for the verifier that passwords make.
     """
     real = credentials.is_valid(now)
+    if method == "Certificate":
+        # Without such a certificate the client is asked as a user who is not there.
+        asked = Asked(BY_CERTIFICATE, credentials, address, is_real=real)
+        return asked if front.is_named_by_certificate else None
     made = credentials.made(now, salt) if method != "MD5" else None
     stored = credentials.stored(now)
     if method == "Cleartext":
@@ -78,7 +86,7 @@ def ask_user(
         return Asked(CleartextCheck(name, known, real=real), credentials, address, is_real=real) if known else None
     hashes: list[Md5Hash] = []
     if method == "MD5":
-        user = sent_user.decode()
+        user = front.sent_user.decode()
         hashes = [Md5Hash.from_password(user, password) for password in credentials.passwords(now)]
         hashes += [secret for secret in stored if isinstance(secret, Md5Hash)]
     verifiers = [secret for secret in (made, *stored) if isinstance(secret, Verifier | PasswordVerifier)]

@@ -106,7 +106,7 @@ class ClientLookup:
         if login is not None:
             name = login.entry.name
             salt = derived_salt(whose, self._clients.mock_key)
-            asked = ask_user(login.credentials, method, name, self._front.sent_user, self._address, now, salt)
+            asked = ask_user(login.credentials, method, name, self._front, self._address, now, salt)
         if asked is None:
             usual = tenant.usual_secret() if tenant else None
             asked = ask_nobody(method, usual, whose, self._clients.mock_key)

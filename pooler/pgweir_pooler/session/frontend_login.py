@@ -172,6 +172,26 @@ class FrontendLogin:
         self._state = _State.PASSWORD
         return self._run([Send(check.request)])
 
+    @property
+    def is_named_by_certificate(self) -> bool:
+        """Whether a certificate that was verified names the user that logs in."""
+        return self._startup is not None and self._is_named(self._startup)
+
+    def certified(self, *, real: bool) -> list[FrontendStep]:
+        """Answers NeedSecret in the place of `secret_found`: the client's certificate is proof enough.
+
+        `real=False` for a user that may not log in any more.
+        """
+        if self._state is _State.CLOSED:
+            return []
+        assert self._state is _State.SECRET, "certified() answers one NeedSecret"
+        assert self._startup is not None
+        if self._is_barred or not real:
+            self._close()
+            return [Refused(AuthenticationFailed(self.shown_user))]
+        self._state = _State.ADMITTED
+        return [Admitted(self._startup.identity, self._startup.settings, self._minor)]
+
     def refused(self, error: PoolerError) -> list[FrontendStep]:
         """Answers NeedSecret in the place of `secret_found`: nobody knows now whether there is such a user."""
         if self._state is _State.CLOSED:
@@ -281,15 +301,16 @@ class FrontendLogin:
         return steps
 
     def _check_certificate(self, startup: Startup) -> None:
-        """Under VerifyFull the certificate names the user; the users of the default tenant need no suffix in it."""
-        if not self._policy.names_user:
-            return
+        if self._policy.names_user and not self._is_named(startup):
+            raise CertificateMismatch(startup.shown_user)
+
+    def _is_named(self, startup: Startup) -> bool:
+        """Whether the client's certificate names the user; those of the default tenant need no suffix in it."""
         tenant, user, _ = startup.identity
         fitting = {f"{user}.{tenant}"} if tenant else {user}
         if tenant == self._policy.default_tenant:
             fitting.add(user)
-        if self._channel is None or fitting.isdisjoint(self._channel.peer_names):
-            raise CertificateMismatch(startup.shown_user)
+        return self._channel is not None and not fitting.isdisjoint(self._channel.peer_names)
 
     # --- SCRAM
 
