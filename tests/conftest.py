@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,10 @@ def pooler() -> Iterator[Callable[..., Pooler]]:
     """Starts pooler processes: `pooler(tenant(database), …)`; all are stopped and checked after it."""
     poolers: list[Pooler] = []
 
-    def start(*tenants: TenantEntry, cluster_file: ClusterFile | None = None, **options: Any) -> Pooler:
-        process = Pooler(files(tenants, cluster_file), **options)
+    def start(
+        *tenants: TenantEntry, cluster_file: ClusterFile | None = None, pems: Sequence[str] = (), **options: Any
+    ) -> Pooler:
+        process = Pooler(files(tenants, cluster_file, pems), **options)
         poolers.append(process)
         process.start()
         return process

@@ -6,30 +6,37 @@ make the exit code 2; else one line says what was found.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pgweir_operator.config_rendering import render_config
-from pgweir_operator.resources import ManifestError, Manifests, load_manifests
+from pgweir_operator.resources import ManifestError, Manifests, PoolerCluster, load_manifests
 
 
-def check(texts: dict[str, str]) -> tuple[list[str], str]:
-    """The problems of YAML texts by file name, and a summary for when there are none."""
+def _as_it_is(cluster: PoolerCluster) -> PoolerCluster:
+    return cluster
+
+
+def check(texts: dict[str, str], adapt: Callable[[PoolerCluster], PoolerCluster] = _as_it_is) -> tuple[list[str], str]:
+    """The problems of YAML texts by file name, and a summary for when there are none.
+
+    `adapt` makes of a PoolerCluster what will really be run.
+    """
     try:
         manifests = load_manifests(texts)
     except ManifestError as error:
         return error.problems, ""
-    problems = _cross_check(manifests)
+    problems = _cross_check(manifests, adapt)
     if not manifests.clusters and not manifests.tenants:
         problems.append(f"{', '.join(texts)}: no PoolerCluster and no Tenant is in it")
     counts = f"{len(manifests.clusters)} clusters, {len(manifests.tenants)} tenants"
     return problems, f"OK: {len(texts)} files, {counts}, {len(manifests.secrets)} secrets"
 
 
-def _cross_check(manifests: Manifests) -> list[str]:
+def _cross_check(manifests: Manifests, adapt: Callable[[PoolerCluster], PoolerCluster]) -> list[str]:
     problems = []
     for cluster in manifests.clusters:
-        result = render_config(cluster, manifests.tenants, manifests.secrets)
+        result = render_config(adapt(cluster), manifests.tenants, manifests.secrets)
         place = manifests.places["PoolerCluster", cluster.key]
         problems += [f"{place}: {problem}" for problem in result.problems]
         if cluster.spec.default_tenant not in (None, *result.entries):

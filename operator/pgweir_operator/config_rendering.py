@@ -202,6 +202,9 @@ def _entry(cluster: PoolerCluster, tenant: Tenant, secrets: Mapping[str, Secret]
         )
     except ValidationError as error:
         raise Refused(*(f"spec: {problem}" for problem in describe_errors(error))) from None
+    problem = cluster.spec.upstreams.host_problem(entry.upstream.host)
+    if problem is not None:
+        raise Refused(f"spec.upstream.host: UpstreamNotAllowed: {problem}")
     in_vain = unsupported(entry)
     if in_vain:
         raise Refused(*(f"spec.{problem}" for problem in in_vain))
@@ -327,6 +330,7 @@ def _render_cluster(
         tls=tls,
         default_tenant=spec.default_tenant,
         admin=admin,
+        upstreams=spec.upstreams,
         instances=_instances(result, cluster),
         members=tuple(sorted(members, key=lambda m: m.ordinal)),
     )

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pgweir_contract.models import Upstream, UpstreamTls
 from pgweir_operator.resources import DatabaseSpec, Manifests, Tenant, UserSpec
+from pgweir_operator.upstream_spec import UpstreamSpec, UpstreamTlsSpec
 
 
 def with_one_server(
@@ -19,8 +19,8 @@ def with_one_server(
     tenants = manifests.tenants
     users = Counter(name for t in tenants for name in {user.name for user in t.spec.users})
     databases = Counter(name for t in tenants for name in {_server_name(d) for d in t.spec.databases})
-    upstream = Upstream(
-        host=host, port=port, max_connections=min(_limit(tenants), most_servers), tls=UpstreamTls(mode="Disable")
+    upstream = UpstreamSpec(
+        host=host, port=port, max_connections=min(_limit(tenants), most_servers), tls=UpstreamTlsSpec(mode="Disable")
     )
     changed = []
     for tenant in tenants:

@@ -14,6 +14,8 @@ from pgweir_operator.check import check, read_texts
 from pgweir_operator.config_rendering import render_config
 from pgweir_operator.resources import Manifests, PoolerCluster, load_manifests
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
 Adapt = Callable[[Manifests], Manifests]
 
 
@@ -44,11 +46,11 @@ def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
     """Reads and renders; raises BadManifests, and then nothing of it is usable."""
     texts, problems = read_texts(paths)
     if texts:
-        problems += check(texts)[0]
+        problems += check(texts, with_loopback)[0]
     if problems:
         raise BadManifests(problems)
     manifests = load_manifests(texts)
-    cluster = _the_cluster(manifests, texts)
+    cluster = with_loopback(_the_cluster(manifests, texts))
     if adapt is not None:
         manifests = adapt(manifests)
     result = render_config(cluster, manifests.tenants, manifests.secrets)
@@ -56,6 +58,14 @@ def render_paths(paths: Iterable[Path], adapt: Adapt | None = None) -> Rendered:
     if rejected:
         raise BadManifests(rejected)
     return Rendered(cluster, result.entries, result.files, (*manifests.notes, *result.notes))
+
+
+def with_loopback(cluster: PoolerCluster) -> PoolerCluster:
+    """The cluster as it runs here: its tenants may point to this machine, too."""
+    given = cluster.spec.upstreams
+    networks = (*(given.allowed_cidrs or ("0.0.0.0/0", "::/0")), *LOOPBACK)
+    upstreams = given.model_copy(update={"allowed_cidrs": networks})
+    return cluster.model_copy(update={"spec": cluster.spec.model_copy(update={"upstreams": upstreams})})
 
 
 def _the_cluster(manifests: Manifests, texts: Mapping[str, str]) -> PoolerCluster:

@@ -27,6 +27,7 @@ from pgweir_contract.models import (
     PoolOverrides,
     PoolSettings,
     Replica,
+    Upstreams,
 )
 from pgweir_contract.names import (
     API_GROUP,
@@ -90,7 +91,6 @@ NOT_YET: Final = frozenset(
         "spec.tls.peer",
         "spec.upstream.ipFamily",
         "spec.upstream.options",
-        "spec.upstreams",
     }
 )
 
@@ -180,6 +180,7 @@ class PoolerClusterSpec(ContractModel):
     default_tenant: TenantId | None = None
     admin: AdminSpec = AdminSpec()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=1000)] = ()
+    upstreams: Upstreams = Upstreams()
     parameters: Parameters = Field(default_factory=dict)
     paused: bool = False
     drain: Drain = Drain()

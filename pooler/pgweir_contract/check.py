@@ -20,6 +20,7 @@ from pgweir_contract.reading import (
     parse_tenants,
 )
 from pgweir_contract.support import unsupported, unsupported_cluster
+from pgweir_contract.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from pgweir_contract.models import AssignmentsFile, ClusterFile
@@ -91,6 +92,7 @@ class Checked:
             self.problems.append(f"{folder}: {CLUSTER_FILE} is missing")
         if cluster is None:
             return
+        self._compare_upstreams(folder, cluster.upstreams)
         here = {path: read for path, read in self.tenants.items() if Path(path).parent == folder}
         if cluster.tls.client.effective_mode == "Disable":
             for path, read in here.items():
@@ -103,6 +105,15 @@ class Checked:
             return
         if not any(cluster.default_tenant in read.tenants for read in here.values()):
             self.problems.append(f"{folder / CLUSTER_FILE}: defaultTenant: there is no such tenant")
+
+    def _compare_upstreams(self, folder: Path, upstreams: Upstreams) -> None:
+        for path, read in self.tenants.items():
+            if Path(path).parent != folder:
+                continue
+            for tenant_id, entry in read.tenants.items():
+                problem = upstreams.host_problem(entry.upstream.host)
+                if problem is not None:
+                    self.problems.append(f"{path}: {_place(tenant_id, f'upstream.host: {problem}')}")
 
 
 def _place(key: str, problem: str) -> str:

@@ -39,6 +39,7 @@ from pgweir_contract.tenant import (
     User,
 )
 from pgweir_contract.upstream_tls import UpstreamTls
+from pgweir_contract.upstreams import Upstreams
 
 __all__ = [
     "Access",
@@ -65,6 +66,7 @@ __all__ = [
     "TenantsFile",
     "Upstream",
     "UpstreamTls",
+    "Upstreams",
     "User",
 ]
 
@@ -133,6 +135,7 @@ class ClusterFile(ContractModel):
     tls: ClusterTls = ClusterTls()
     default_tenant: TenantId | None = None  # for clients that name none
     admin: AdminConsole = AdminConsole()
+    upstreams: Upstreams = Upstreams()
     instances: Annotated[Listed[InstanceLimit], Field(max_length=10_000)] = ()
     members: Annotated[Listed[Member], Field(max_length=256)] = ()
 

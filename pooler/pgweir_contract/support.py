@@ -9,9 +9,6 @@ from collections.abc import Iterator
 
 from pgweir_contract.models import ClusterFile, PoolOverrides, PoolSettings, TenantEntry, User
 
-# "Prefer" means plain connections for now: it promises nothing more than "if possible".
-_PLAIN_TLS = ("Disable", "Prefer")
-
 
 def unsupported(tenant: TenantEntry) -> list[str]:
     """One sentence per feature that the tenant asks for and that is not built; empty when all is well."""
@@ -32,10 +29,6 @@ def unsupported_cluster(cluster: ClusterFile) -> list[str]:
 def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:
     if tenant.replicas:
         yield "replicas", "read routing does not exist; leave the list empty"
-    if tenant.upstream.tls.mode not in _PLAIN_TLS:
-        yield "upstream.tls.mode", "connections to PostgreSQL are plain; use Disable or Prefer"
-    if tenant.upstream.tls.client_cert or tenant.upstream.tls.server_name:
-        yield "upstream.tls", "connections to PostgreSQL are plain; give nothing but mode"
     if tenant.allowed_cidrs:
         yield "allowedCIDRs", "clients are not filtered by address; leave the list empty"
     if tenant.paused:

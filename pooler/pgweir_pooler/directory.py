@@ -9,7 +9,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pgweir_contract.models import Database, InstanceLimit, PoolSettings, TenantEntry, Upstream, User
@@ -45,17 +45,28 @@ class Endpoint:
         "host",
         "max_prepared",
         "passwords",
+        "pems",
         "port",
+        "tls",
         "user",
     )
 
-    def __init__(self, upstream: Upstream, database: Database, user: User, settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        database: Database,
+        user: User,
+        settings: PoolSettings,
+        pems: Mapping[str, "SecretStr"],
+    ) -> None:
         self.host = upstream.host
         self.port = upstream.port
         self.database = database.server_name
         self.user = user.name
         self.passwords = tuple(p.get_secret_value() for p in user.passwords)
         self.connect_timeout_s = upstream.connect_timeout
+        self.tls = upstream.tls
+        self.pems = pems_of(upstream.tls.pem_refs("upstream.tls"), pems)  # `tls` names them by digest
         self.always_resets = settings.reset == "Always"
         self.max_prepared = settings.max_prepared_statements
 
@@ -64,7 +75,7 @@ class Endpoint:
         return all(getattr(self, name) == getattr(other, name) for name in self.__slots__ if name not in _ONLY_FOR_NEW)
 
 
-_ONLY_FOR_NEW = ("connect_timeout_s",)
+_ONLY_FOR_NEW = ("connect_timeout_s", "pems")
 
 
 # The pool is the one that the slot belongs to: when the tenant has moved, no longer that of the TenantPool.
@@ -246,7 +257,7 @@ class Directory:
     def _make(self, tenant: Tenant, database: Database, login: Login) -> TenantPool:
         identity = Identity(tenant.entry.tenant_id, login.entry.login_name, database.name)
         settings = tenant.entry.pool_settings(database, login.entry)
-        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings))
+        held = TenantPool(tenant, identity, Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems))
         held.timeouts = _timeouts(settings)
         self._give_pool(held, settings)
         return held
@@ -274,7 +285,7 @@ class Directory:
             return
         before = held.endpoint
         settings = tenant.entry.pool_settings(database, login.entry)
-        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings)
+        held.endpoint = endpoint = Endpoint(tenant.entry.upstream, database, login.entry, settings, self.pems)
         held.timeouts = _timeouts(settings)
         if (endpoint.host, endpoint.port) != (before.host, before.port):
             # Another instance has a budget of its own: a new pool there, and the old one drains. Clients follow at

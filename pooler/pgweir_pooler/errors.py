@@ -254,6 +254,20 @@ class ServerUnreachable(PoolerError):
     log_level = logging.WARNING
 
 
+class ServerTlsFailed(ServerUnreachable):
+    """There is no TLS with PostgreSQL as the tenant's `upstream.tls` demands it."""
+
+
+class UpstreamNotAllowed(ServerUnreachable):
+    """The tenant's PostgreSQL is where the cluster lets no tenant point, or is the pooler itself."""
+
+    sqlstate = "08001"
+
+
+class InsecureLogin(ServerUnreachable):
+    """PostgreSQL asks for a login that is weaker than the tenant allows, or that would give the password away."""
+
+
 class ServerLoginFailed(PoolerError):
     """PostgreSQL answered our login with an error; its SQLSTATE and message are passed on."""
 

@@ -36,8 +36,10 @@ from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.listening_server import ListeningServer
 from pgweir_pooler.net.proxied_client import make_protocol
 from pgweir_pooler.net.served_tls import ServedTls
+from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.net.server_connection import ServerConnection
 from pgweir_pooler.net.timeouts import TimeoutSweep
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.pool.pool import Pool
 from pgweir_pooler.telemetry import ProcessCounters
 
@@ -82,9 +84,12 @@ class PoolerProcess:
         self.started_at = datetime.datetime.now(datetime.UTC)
         self.state: State = "Starting"
         self.counters = ProcessCounters()
-        self._canceller = CancelSender()
-        self.directory = Directory(loop, Connector(self._canceller).connect)
+        self._guard = guard = UpstreamGuard()
+        channels = ServerChannels(guard)
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels, guard).connect)
         self._clients = Clients(loop, self.directory, ClusterLimits(), self.counters)
+        self._clients.new_nonce = guard.new_nonce
+        guard.is_own_session = self._clients.is_session
         self.directory.on_removed = self._clients.pool_removed
         self._sweep = TimeoutSweep(self._clients.sessions)
         self._clients.on_joined = self._sweep.joined
@@ -170,11 +175,10 @@ class PoolerProcess:
             loop.add_signal_handler(number, self._stop_asked)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
         options = self._options
-        admin = await start_admin(
-            self,
-            http_socket=_socket(options.http_fd, options.listen_address, options.http_port),
-            control_socket=_socket(options.control_fd, "127.0.0.1", options.control_port),
-        )
+        http_socket = _socket(options.http_fd, options.listen_address, options.http_port)
+        control_socket = _socket(options.control_fd, "127.0.0.1", options.control_port)
+        self._guard.listen([http_socket, control_socket])
+        admin = await start_admin(self, http_socket=http_socket, control_socket=control_socket)
         watching = loop.create_task(self._config.watch(), name="watch the configuration")
         sweeping = loop.create_task(self._sweep.run(), name="look after the clients' timeouts")
         averaging = loop.create_task(self._console.keep_averages(), name="keep the console's averages")
@@ -208,6 +212,7 @@ class PoolerProcess:
         clients = self._clients
         clients.limits = cluster.limits
         clients.default_tenant = cluster.default_tenant
+        self._guard.learn(cluster)
         self._console.learn(cluster.admin.users)
         if self._listening is not None and self._listening != cluster.listeners:
             log.warning("listeners changed: they take effect at the next start")
@@ -221,6 +226,7 @@ class PoolerProcess:
             make = make_protocol(self._clients, listener.proxy_protocol, partial(ClientLogin, self._clients, mode))
             server = await loop.create_server(make, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
+            self._guard.listen([sock])
 
     def _stop_asked(self) -> None:
         self._stop_requests += 1

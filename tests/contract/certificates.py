@@ -1,5 +1,6 @@
 """Certificates for tests, made by trustme; one authority per process, for keys take time."""
 
+import datetime
 from functools import cache
 from typing import NamedTuple
 
@@ -24,9 +25,16 @@ def ca_pem(name: str = "tests") -> str:
     return authority(name).cert_pem.bytes().decode()
 
 
+def self_signed(name: str = "alone") -> Pair:
+    """A certificate that vouches for itself, for no host."""
+    return Pair(ca_pem(name), authority(name).private_key_pem.bytes().decode())
+
+
 @cache
-def pair(*names: str, ca: str = "tests", common_name: str | None = None) -> Pair:
+def pair(
+    *names: str, ca: str = "tests", common_name: str | None = None, not_after: datetime.datetime | None = None
+) -> Pair:
     """A certificate for host names and addresses."""
-    leaf = authority(ca).issue_cert(*names, common_name=common_name)
+    leaf = authority(ca).issue_cert(*names, common_name=common_name, not_after=not_after)
     chain = "".join(blob.bytes().decode() for blob in leaf.cert_chain_pems)
     return Pair(chain, leaf.private_key_pem.bytes().decode())

@@ -15,8 +15,6 @@ from pgweir_contract.models import (
     PoolOverrides,
     PoolSettings,
     Replica,
-    Upstream,
-    UpstreamTls,
     User,
 )
 from pgweir_contract.support import unsupported, unsupported_cluster
@@ -28,11 +26,6 @@ def app(**values: Any) -> User:
 
 def test_a_plain_tenant_is_supported() -> None:
     assert unsupported(tenant()) == []
-
-
-@pytest.mark.parametrize("mode", ["Disable", "Prefer"])
-def test_plain_connections_are_supported(mode: Any) -> None:
-    assert unsupported(tenant(upstream=Upstream(host="h", tls=UpstreamTls(mode=mode)))) == []
 
 
 def test_all_timeouts_are_supported_everywhere() -> None:
@@ -56,9 +49,6 @@ def test_all_timeouts_are_supported_everywhere() -> None:
     ("change", "path"),
     [
         ({"replicas": (Replica(name="r", host="h"),)}, "replicas"),
-        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="Require"))}, "upstream.tls.mode"),
-        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyCA", ca="0" * 64))}, "upstream.tls.mode"),
-        ({"upstream": Upstream(host="h", tls=UpstreamTls(mode="VerifyFull", system_cas=True))}, "upstream.tls.mode"),
         ({"allowed_cidrs": ("10.0.0.0/8",)}, "allowedCIDRs"),
         ({"paused": True}, "paused"),
         ({"access": Access(mode="Reject")}, "access.mode"),

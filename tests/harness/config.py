@@ -27,9 +27,12 @@ from pgweir_contract.models import (
     TenantEntry,
     TenantsFile,
     Upstream,
+    Upstreams,
     UpstreamTls,
     User,
 )
+from pgweir_contract.pems import pem_digest
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 
 # Tests end with clients still connected; nobody wants to wait a minute for them.
 DRAIN_TIMEOUT_S = 2.0
@@ -51,19 +54,34 @@ def tenant(database: RealDatabase, tenant_id: str = "acme", *, max_connections: 
     )
 
 
+# Everywhere, loopback among it.
+ANYWHERE = Upstreams(allowed_cidrs=("0.0.0.0/0", "::/0", "127.0.0.0/8", "::1/128"))
+
+
+def loopback() -> UpstreamGuard:
+    """A guard for parts of a pooler that a test puts together itself."""
+    guard = UpstreamGuard()
+    guard.rules = ANYWHERE
+    return guard
+
+
 def cluster(**fields: Any) -> ClusterFile:
     """`cluster.json` of a test; the keywords are those of ClusterFile (limits=…, default_tenant=…)."""
-    return ClusterFile(**{"cluster": "test", "limits": ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S), **fields})
+    limits = ClusterLimits(drain_timeout=DRAIN_TIMEOUT_S)
+    return ClusterFile(**{"cluster": "test", "limits": limits, "upstreams": ANYWHERE, **fields})
 
 
-def files(tenants: Sequence[TenantEntry], cluster_file: ClusterFile | None = None) -> dict[str, bytes]:
-    """The whole directory: file name to content, tenants in their shards, revisions filled in."""
+def files(
+    tenants: Sequence[TenantEntry], cluster_file: ClusterFile | None = None, pems: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """The whole directory: file name to content, tenants in their shards, revisions filled in, PEM texts with them."""
+    texts = {pem_digest(text): SecretStr(text) for text in pems}
     shards: defaultdict[int, list[TenantEntry]] = defaultdict(list)
     for entry in tenants:
         shards[names.shard_of(entry.tenant_id)].append(entry)
     content = {names.CLUSTER_FILE: _with_revision(cluster_file or cluster())}
     for shard, entries in shards.items():
-        content[names.tenants_file(shard)] = _with_revision(TenantsFile(tenants=tuple(entries)))
+        content[names.tenants_file(shard)] = _with_revision(TenantsFile(tenants=tuple(entries), pems=texts))
     return content
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import asyncpg
 
 from harness.address import Address
+from harness.config import loopback
 from harness.databases import Database
 from pgweir_contract.models import TenantEntry
 from pgweir_pooler.directory import Directory, TenantPool
@@ -14,6 +15,7 @@ from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.cancel import CancelSender
 from pgweir_pooler.net.connect import Connector
 from pgweir_pooler.net.notifications import Hubs
+from pgweir_pooler.net.server_channel import ServerChannels
 
 TIMEOUT_S = 20.0
 POLL_S = 0.01
@@ -86,7 +88,9 @@ class Place:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.directory = Directory(loop, Connector(CancelSender()).connect)
+        self.guard = loopback()
+        channels = ServerChannels(self.guard)
+        self.directory = Directory(loop, Connector(CancelSender(channels), channels, self.guard).connect)
         self.hubs = Hubs(loop)
         self.clients: list[Client] = []
 

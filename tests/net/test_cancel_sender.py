@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from harness.config import loopback
 from pgweir_pooler.net import cancel
 from pgweir_pooler.net.cancel import MAX_IN_FLIGHT, CancelSender
+from pgweir_pooler.net.server_channel import Route, ServerChannels
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.server_connection import ServerConnection
@@ -17,7 +19,7 @@ class _Server:
     """What a CancelSender sees of a server."""
 
     def __init__(self, port: int, number: int = 7, key: bytes = b"key!") -> None:
-        self.address = ("127.0.0.1", port)
+        self.route = Route("127.0.0.1", port, "127.0.0.1")
         self.process_id, self.secret_key = number, key
         self.cancels_under_way = 0
         self.ended = asyncio.Event()
@@ -74,7 +76,7 @@ async def postgres() -> AsyncIterator[_Postgres]:
 async def test_a_server_counts_as_being_cancelled_from_the_first_moment(postgres: _Postgres) -> None:
     """Else its query may end before the cancel is under way, and the cancel hits the next client's."""
     server, ended = _Server(postgres.port), asyncio.Event()
-    CancelSender().cancel(server.real, ended=ended.set)
+    CancelSender(ServerChannels(loopback())).cancel(server.real, ended=ended.set)
     assert server.cancels_under_way == 1
     await postgres.packet()
     assert postgres.packets == [b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\7key!"]
@@ -87,14 +89,14 @@ async def test_a_server_counts_as_being_cancelled_from_the_first_moment(postgres
 
 async def test_a_cancel_that_reaches_nobody_ends_too() -> None:
     server, ended = _Server(1), asyncio.Event()
-    CancelSender().cancel(server.real, ended=ended.set)
+    CancelSender(ServerChannels(loopback())).cancel(server.real, ended=ended.set)
     await server.end()
     assert ended.is_set()
 
 
 async def test_a_server_that_gave_no_key_is_sent_nothing(postgres: _Postgres) -> None:
     server, ended = _Server(postgres.port, key=b""), asyncio.Event()
-    CancelSender().cancel(server.real, ended=ended.set)
+    CancelSender(ServerChannels(loopback())).cancel(server.real, ended=ended.set)
     await server.end()
     assert ended.is_set()
     assert postgres.packets == []
@@ -103,7 +105,7 @@ async def test_a_server_that_gave_no_key_is_sent_nothing(postgres: _Postgres) ->
 async def test_a_cancel_that_nobody_answers_is_given_up(postgres: _Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancel, "CANCEL_TIMEOUT_S", 0.1)
     server, ended = _Server(postgres.port), asyncio.Event()
-    CancelSender().cancel(server.real, ended=ended.set)
+    CancelSender(ServerChannels(loopback())).cancel(server.real, ended=ended.set)
     await server.end()
     assert ended.is_set()
     postgres.closes.set()
@@ -111,7 +113,7 @@ async def test_a_cancel_that_nobody_answers_is_given_up(postgres: _Postgres, mon
 
 async def test_a_cancel_without_an_aim_is_not_sent(postgres: _Postgres) -> None:
     server, ended = _Server(postgres.port), asyncio.Event()
-    CancelSender().cancel(server.real, lambda: False, ended.set)
+    CancelSender(ServerChannels(loopback())).cancel(server.real, lambda: False, ended.set)
     await server.end()
     assert ended.is_set()
     assert postgres.packets == []
@@ -120,14 +122,14 @@ async def test_a_cancel_without_an_aim_is_not_sent(postgres: _Postgres) -> None:
 async def test_a_cancel_whose_aim_goes_while_it_connects_is_not_sent(postgres: _Postgres) -> None:
     server = _Server(postgres.port)
     answers = iter([True, False])
-    CancelSender().cancel(server.real, lambda: next(answers))
+    CancelSender(ServerChannels(loopback())).cancel(server.real, lambda: next(answers))
     await server.end()
     assert postgres.packets == []
 
 
 async def test_cancels_of_one_server_follow_one_another_and_many_become_one(postgres: _Postgres) -> None:
     server, told = _Server(postgres.port), []
-    sender = CancelSender()
+    sender = CancelSender(ServerChannels(loopback()))
     for number in range(100):  # before the first is sent: one serves them all
         sender.cancel(server.real, ended=lambda number=number: told.append(number))  # type: ignore[misc]
     await postgres.packet()
@@ -145,7 +147,7 @@ async def test_cancels_of_one_server_follow_one_another_and_many_become_one(post
 
 async def test_a_later_cancel_without_an_aim_is_dropped(postgres: _Postgres) -> None:
     server, ended = _Server(postgres.port), asyncio.Event()
-    sender = CancelSender()
+    sender = CancelSender(ServerChannels(loopback()))
     sender.cancel(server.real)
     await postgres.packet()
     sender.cancel(server.real, lambda: False, ended.set)  # the query has ended when its turn comes
@@ -157,7 +159,7 @@ async def test_a_later_cancel_without_an_aim_is_dropped(postgres: _Postgres) -> 
 
 async def test_an_instance_gets_a_few_cancels_at_a_time(postgres: _Postgres) -> None:
     servers = [_Server(postgres.port, number) for number in range(3 * MAX_IN_FLIGHT)]
-    sender = CancelSender()
+    sender = CancelSender(ServerChannels(loopback()))
     for server in servers:
         sender.cancel(server.real)
     while postgres.in_flight < MAX_IN_FLIGHT:
@@ -170,7 +172,7 @@ async def test_an_instance_gets_a_few_cancels_at_a_time(postgres: _Postgres) -> 
 
 
 async def test_a_server_can_be_cancelled_again(postgres: _Postgres) -> None:
-    server, sender = _Server(postgres.port), CancelSender()
+    server, sender = _Server(postgres.port), CancelSender(ServerChannels(loopback()))
     postgres.closes.set()
     for _ in range(3):
         server.ended.clear()

@@ -18,6 +18,7 @@ from pgweir_operator.demo_metrics import quantile, rates, read_samples
 from pgweir_operator.local_config_dir import ConfigDirectory
 from pgweir_operator.local_connections import connection_lines
 from pgweir_operator.local_demo_manifests import with_one_server
+from pgweir_operator.local_manifests import with_loopback
 from pgweir_operator.local_postgres import free_port
 
 # --- the directory
@@ -88,7 +89,7 @@ def test_the_demo_keeps_names_apart_that_two_tenants_share() -> None:
         values.secret(),
     )
     adapted = with_one_server(manifests, "127.0.0.1", 5433, 100)
-    cluster = adapted.clusters[0]
+    cluster = with_loopback(adapted.clusters[0])
     entries = render_config(cluster, adapted.tenants, adapted.secrets).entries
     names = {name: [d.server_name for d in entry.databases] for name, entry in entries.items()}
     assert names == {"acme": ["acme_shop", "books"], "globex": ["globex_shop"]}

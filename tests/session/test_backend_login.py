@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgweir_operator.local_postgres import PostgresServer
-from pgweir_pooler.errors import NotSupported, ServerLoginFailed
+from pgweir_pooler.errors import InsecureLogin, NotSupported, ServerLoginFailed
 from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.session.server_security import IN_CLEAR, ServerSecurity
 from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, Send
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.cursor import ServerProtocolError
@@ -31,8 +32,19 @@ VERIFIER = Verifier.from_password("secret", b"salt", iterations=2)
 NOTICE = messages.notice_response("WARNING", "01000", "by the way")
 
 
-def login(*passwords: str) -> BackendLogin:
-    return BackendLogin(user="bob", database="shop", passwords=passwords, client_nonce="client", parameters={})
+UNDER_TLS = ServerSecurity(is_encrypted=True)
+BOUND = ServerSecurity(is_encrypted=True, binding=b"hash")
+
+
+def login(*passwords: str, security: ServerSecurity = IN_CLEAR) -> BackendLogin:
+    return BackendLogin(
+        user="bob",
+        database="shop",
+        passwords=passwords,
+        client_nonce="client",
+        parameters={},
+        security=security,
+    )
 
 
 def failure(steps: Sequence[BackendStep]) -> Failed:
@@ -111,9 +123,52 @@ def test_parameters_keep_the_order_of_the_server() -> None:
     ],
 )
 def test_a_password_is_sent_as_the_server_asks(request_bytes: bytes, answer: bytes) -> None:
-    back = login("secret", "older")
+    back = login("secret", "older", security=UNDER_TLS)
     assert data_of(back.receive(request_bytes)) == messages.password_message(answer)
     assert back.receive(GREETING) == [LOGGED_IN]
+
+
+def test_the_password_itself_is_never_sent_in_clear() -> None:
+    failed = failure(login("secret").receive(messages.authentication_cleartext())).error
+    assert isinstance(failed, InsecureLogin)
+    assert "under TLS only" in failed.text
+
+
+def first_sent(security: ServerSecurity, *offered: str) -> bytes:
+    return data_of(login("secret", security=security).receive(messages.authentication_sasl(offered)))
+
+
+def test_scram_is_bound_to_tls_when_the_server_can() -> None:
+    plus, plain = "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"
+    bound = messages.sasl_initial_response(plus, b"p=tls-server-end-point,,n=,r=client")
+    assert first_sent(BOUND, plus, plain) == first_sent(BOUND, plus) == bound
+    assert first_sent(BOUND, plain) == messages.sasl_initial_response(plain, b"y,,n=,r=client")
+    unbound = messages.sasl_initial_response(plain, b"n,,n=,r=client")
+    for security in (IN_CLEAR, UNDER_TLS, replace(BOUND, channel_binding="Disable")):
+        assert first_sent(security, plus, plain) == unbound
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "what"),
+    [
+        (OK, "no proof of a password"),
+        (messages.authentication_cleartext(), "the password itself"),
+        (messages.authentication_md5(b"salt"), "an MD5 hash"),
+        (messages.authentication_sasl(["SCRAM-SHA-256"]), "SCRAM without it"),
+    ],
+)
+def test_required_binding_takes_nothing_less(request_bytes: bytes, what: str) -> None:
+    back = login("secret", security=replace(BOUND, channel_binding="Require"))
+    failed = failure(back.receive(request_bytes)).error
+    assert isinstance(failed, InsecureLogin)
+    assert failed.text == f"channel binding is required, and the database server asks for {what}"
+
+
+@pytest.mark.parametrize("security", [IN_CLEAR, UNDER_TLS])
+def test_required_binding_needs_a_channel_that_can_be_bound(security: ServerSecurity) -> None:
+    failed = failure(login("secret", security=replace(security, channel_binding="Require")).receive(SASL)).error
+    assert isinstance(failed, InsecureLogin)
+    assert "a channel that cannot be bound" in failed.text
 
 
 @given(cuts)
@@ -160,7 +215,7 @@ def test_an_error_without_a_good_sqlstate_gets_one(fields: bytes) -> None:
     "request_bytes", [messages.authentication_cleartext(), messages.authentication_md5(b"salt"), SASL]
 )
 def test_a_server_that_asks_for_a_password_that_we_do_not_have_is_told_apart(request_bytes: bytes) -> None:
-    failed = failure(login().receive(request_bytes)).error
+    failed = failure(login(security=UNDER_TLS).receive(request_bytes)).error
     assert isinstance(failed, ServerLoginFailed)
     assert "none is configured" in failed.text
 
@@ -273,7 +328,7 @@ def test_a_server_that_never_comes_to_an_end_is_left() -> None:
 
 
 def test_no_step_and_no_error_shows_a_secret() -> None:
-    back = login("secret")
+    back = login("secret", security=UNDER_TLS)
     shown = repr(back.receive(messages.authentication_cleartext())) + repr(login().receive(GREETING + b"rest"))
     assert "secret'" not in shown
     assert "keys" not in shown
@@ -326,6 +381,7 @@ def test_every_method_opens_a_real_server(new_postgres: Callable[..., PostgresSe
                 passwords=[password],
                 client_nonce="0123456789",
                 parameters={"application_name": "pgweir", "client_encoding": "UTF8"},
+                security=UNDER_TLS,  # it is not, but only so u_password's password is sent
             ),
         )
 

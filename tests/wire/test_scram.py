@@ -61,6 +61,44 @@ def test_both_roles_speak_the_vector_of_the_rfc() -> None:
     client.receive_final(SERVER_FINAL)
 
 
+# The exchange of RFC 7677 once more, bound to a channel: made with scramp 1.4, an implementation of its own.
+BINDING = hashlib.sha256(b"certificate").digest()
+BOUND_CLIENT_FINAL = (
+    b"c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsA9Zt0Ig1wco/EozOrNHzGslBYwlrIPRFroQoW8CDLXI=,"
+    b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=PDYoWyjL2USDf7LnQ7piOwt3OVcEPRbXsEvXHNKDU04="
+)
+BOUND_SERVER_FINAL = b"v=WQt6/B0lyhcS0jEpTrs9PZzMa+An2Woiy3ZQ75nvla0="
+
+
+def test_a_client_binds_to_its_channel_by_the_vector() -> None:
+    client = ClientExchange("pencil", CLIENT_NONCE, user="user", binding=BINDING)
+    assert client.first() == b"p=tls-server-end-point,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+    assert client.receive_first(SERVER_FIRST) == BOUND_CLIENT_FINAL
+    client.receive_final(BOUND_SERVER_FINAL)
+
+
+def test_a_server_with_another_channel_does_not_prove_itself() -> None:
+    client = ClientExchange("pencil", CLIENT_NONCE, user="user", binding=bytes(32))
+    assert client.receive_first(SERVER_FIRST) != BOUND_CLIENT_FINAL
+    with pytest.raises(ServerProtocolError):
+        client.receive_final(BOUND_SERVER_FINAL)
+
+
+def test_a_client_says_that_it_could_have_bound() -> None:
+    client = ClientExchange("pencil", CLIENT_NONCE, could_bind=True)
+    assert client.first() == b"y,,n=,r=" + CLIENT_NONCE.encode()
+    assert client.receive_first(SERVER_FIRST).startswith(b"c=eSws,")
+    assert agree_with(ClientExchange("pencil", "client", could_bind=True))
+
+
+def agree_with(client: ClientExchange) -> bool:
+    server = ServerExchange(VERIFIER, "server")
+    server_final = server.receive_final(client.receive_first(server.receive_first(client.first())))
+    assert server_final is not None
+    client.receive_final(server_final)
+    return True
+
+
 def test_the_client_key_is_recovered_from_a_good_proof_only() -> None:
     server = challenged()
     assert server.client_key == b""

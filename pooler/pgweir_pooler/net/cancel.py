@@ -13,6 +13,8 @@ end knows that the cancel hits nothing that it sends from there on.
 
 Bounds: one cancel of a server is under way at a time, what comes meanwhile is carried out by one more behind it; and an
 instance gets at most MAX_IN_FLIGHT at a time, for each costs it a process.
+
+A cancel goes to the address that its server was reached at, and under TLS when that was: the key in it is a secret.
 """
 
 import asyncio
@@ -20,6 +22,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from pgweir_pooler.errors import PoolerError
+from pgweir_pooler.net.server_channel import ServerChannels
 from pgweir_pooler.wire.messages import cancel_request
 
 if TYPE_CHECKING:
@@ -51,7 +55,8 @@ class _UnderWay:
 class CancelSender:
     """Sends CancelRequests to PostgreSQL, each on a connection of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: ServerChannels) -> None:
+        self._channels = channels
         self._under_way: dict[ServerConnection, _UnderWay] = {}  # each is removed by its task
         # One per host and port that has cancels under way; these keep it.
         self._turns: WeakValueDictionary[tuple[str, int], asyncio.Semaphore] = WeakValueDictionary()
@@ -90,23 +95,33 @@ class CancelSender:
             _tell(cancels.ended)
 
     async def _send(self, server: "ServerConnection", wanted: list[Fact]) -> None:
-        host, port = server.address
-        turns = self._turns.get(server.address)
+        route = server.route
+        turns = self._turns.get((route.host, route.port))
         if turns is None:
-            turns = self._turns[server.address] = asyncio.Semaphore(MAX_IN_FLIGHT)
+            turns = self._turns[route.host, route.port] = asyncio.Semaphore(MAX_IN_FLIGHT)
         try:
             async with asyncio.timeout(CANCEL_TIMEOUT_S), turns:
                 if not server.secret_key or not _still(wanted):
                     return
-                reader, writer = await asyncio.open_connection(host, port)
+                channel = await self._channels.reopen(route, _Closing)
                 try:
                     if _still(wanted):
-                        writer.write(cancel_request(server.process_id, server.secret_key))
-                        await reader.read()  # PostgreSQL answers by closing
+                        channel.transport.write(cancel_request(server.process_id, server.secret_key))
+                        await channel.protocol.closed.wait()  # PostgreSQL answers by closing
                 finally:
-                    writer.close()
-        except (OSError, TimeoutError):
+                    channel.transport.abort()
+        except (PoolerError, TimeoutError):
             pass  # a cancel may always come to nothing; the query runs on
+
+
+class _Closing(asyncio.Protocol):
+    """Waits for the end of a connection."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
 
 
 def _still(wanted: list[Fact]) -> bool:

@@ -1,22 +1,16 @@
-"""From PEM texts to what TLS serves clients with: OpenSSL's context, and the data that SCRAM binds to.
+"""From PEM texts to what TLS serves clients with: OpenSSL's context, and the data that SCRAM binds to."""
 
-The private key goes to OpenSSL through a file that exists in memory only, because Python's ssl takes nothing else.
-"""
-
-import contextlib
 import datetime
-import hashlib
-import os
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pgweir_contract.client_tls import TlsVersion
 from pgweir_contract.pems import key_fits, pem_problem
+from pgweir_pooler.net.channel_binding import server_end_point
+from pgweir_pooler.net.tls_contexts import certificates_alone, load_key_pair
 
 ALPN = "postgresql"
 
@@ -63,26 +57,12 @@ def server_certificate(cert_pem: str, key_pem: str, rules: Rules) -> ServerCerti
         context = _context(cert_pem, key_pem, rules)
     except ssl.SSLError as error:  # a key that is too weak, for instance
         raise BadCertificate(f"the certificate is not usable: {(error.reason or 'unknown').lower()}") from None
-    return ServerCertificate(context, end_point(first), first.not_valid_before_utc, first.not_valid_after_utc)
-
-
-def end_point(certificate: x509.Certificate) -> bytes:
-    """RFC 5929 section 4.1: the certificate's hash by its signature's algorithm, SHA-256 in the place of MD5 and SHA-1.
-
-    Empty for a signature without a hash of its own (Ed25519): the RFC leaves that undefined, and PostgreSQL and libpq
-    fail there.
-    """
-    try:
-        algorithm = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return b""
-    if algorithm is None:
-        return b""
-    name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name.replace("-", "_")
-    try:
-        return hashlib.new(name, certificate.public_bytes(Encoding.DER)).digest()
-    except ValueError:
-        return b""
+    return ServerCertificate(
+        context,
+        server_end_point(first.public_bytes(Encoding.DER)),
+        first.not_valid_before_utc,
+        first.not_valid_after_utc,
+    )
 
 
 def _context(cert_pem: str, key_pem: str, rules: Rules) -> ssl.SSLContext:
@@ -93,24 +73,11 @@ def _context(cert_pem: str, key_pem: str, rules: Rules) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.set_alpn_protocols([ALPN])
-    with _file_in_memory(f"{cert_pem}\n{key_pem}\n") as path:
-        context.load_cert_chain(path, password="")  # never asks at the terminal
+    load_key_pair(context, cert_pem, key_pem)
     if rules.ca_pem is not None:
-        context.load_verify_locations(cadata=rules.ca_pem)
+        context.load_verify_locations(cadata=certificates_alone(rules.ca_pem))
         context.verify_mode = ssl.CERT_REQUIRED if rules.demands_certificate else ssl.CERT_OPTIONAL
     return context
-
-
-@contextlib.contextmanager
-def _file_in_memory(text: str) -> Iterator[str]:
-    fd = os.memfd_create("pgweir-tls", os.MFD_CLOEXEC)
-    try:
-        data = text.encode()
-        while data:
-            data = data[os.write(fd, data) :]
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 def names_of(peer: dict[str, object] | None) -> frozenset[str]:

@@ -6,7 +6,6 @@ to a `ClientSession`, which costs less memory and does nothing but carry.
 """
 
 import asyncio
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -102,7 +101,7 @@ class ClientLogin(asyncio.Protocol):
         directory = clients.directory
         self._login = FrontendLogin(
             default_tenant=clients.default_tenant,
-            server_nonce=secrets.token_urlsafe(18),
+            server_nonce=clients.new_nonce(),
             is_tenant=directory.tenants.__contains__,
             has_console=clients.console is not None and clients.console.is_open,
             policy=clients.tls.policy,

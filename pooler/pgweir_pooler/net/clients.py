@@ -11,6 +11,7 @@ import structlog
 from pgweir_pooler.errors import PoolerError, Terminated
 from pgweir_pooler.net.notifications import Hubs
 from pgweir_pooler.net.served_tls import ServedTls
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.pool.cancel_keys import KeyMaker, is_same_key
 from pgweir_pooler.pool.client_limits import ClientLimits
 from pgweir_pooler.telemetry import ProcessCounters
@@ -68,6 +69,7 @@ class Clients:
         self.counters = counters
         self.client_limits = ClientLimits()
         self.hubs = Hubs(loop)
+        self.new_nonce = UpstreamGuard().new_nonce  # for SCRAM; replaced by the composition root
         self.mock_key = secrets.token_bytes(32)  # makes the salts of users that do not exist
         # Both ordered by time; a ClientLogin enters and leaves them by itself.
         self.logins: dict[ClientLogin, None] = {}  # connected, not authenticated: `maxHalfOpenLogins` bounds them
@@ -98,6 +100,10 @@ class Clients:
         """Whose cancel key this is."""
         session = self.sessions.get(self.keys.index(key))
         return session if session is not None and is_same_key(session.key, key) else None
+
+    def is_session(self, process_id: int, secret: bytes) -> bool:
+        """Whether a client of ours has this cancel key."""
+        return self.session_of(process_id.to_bytes(4, "big") + secret) is not None
 
     def interned(self, settings: "Settings") -> "Settings":
         """The one object that stands for these settings."""

@@ -1,14 +1,20 @@
-"""Opens connections to PostgreSQL: dial, log in, hand over to a `ServerConnection`."""
+"""Opens connections to PostgreSQL: a channel, a login on it, then it is a `ServerConnection`'s."""
 
 import asyncio
 import secrets
 import socket
+import ssl
 from typing import TYPE_CHECKING
 
-from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerUnreachable
+from pgweir_pooler.errors import PoolerError, ServerLoginFailed, ServerTlsFailed, ServerUnreachable, UpstreamNotAllowed
+from pgweir_pooler.net.channel_binding import server_end_point
+from pgweir_pooler.net.connect_reasons import tls_reason
 from pgweir_pooler.net.listening_server import ListeningServer
+from pgweir_pooler.net.server_channel import Channel, ServerChannels, Target
 from pgweir_pooler.net.server_connection import Canceller, ServerConnection
-from pgweir_pooler.session.backend_login import BackendLogin
+from pgweir_pooler.net.upstream_guard import UpstreamGuard
+from pgweir_pooler.session.backend_login import LEADS_BACK, BackendLogin
+from pgweir_pooler.session.server_security import ServerSecurity
 from pgweir_pooler.session.steps import Failed, LoggedIn, Send
 
 if TYPE_CHECKING:
@@ -32,8 +38,10 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
 class Connector:
     """Makes logged-in server connections; one for the process."""
 
-    def __init__(self, canceller: Canceller) -> None:
+    def __init__(self, canceller: Canceller, channels: ServerChannels, guard: UpstreamGuard) -> None:
+        self._guard = guard
         self._canceller = canceller
+        self._channels = channels
 
     async def connect(self, held: "TenantPool", pool: "Pool", slot: "Slot") -> ServerConnection | ListeningServer:
         """One more server for the pool, in its slot, to lend or to listen with.
@@ -61,25 +69,33 @@ class Connector:
     ) -> ServerConnection | ListeningServer:
         loop = asyncio.get_running_loop()
         will_listen = slot in pool.ledger.listening.opening
+        target = Target(endpoint.host, endpoint.port, endpoint.tls, endpoint.pems, endpoint.connect_timeout_s)
+        channel = await self._channels.open(target, lambda: _LoginDialogue(loop))
+        dialogue = channel.protocol
+        certificate = channel.certificate
+        security = ServerSecurity(
+            is_encrypted=channel.route.context is not None,
+            binding=b"" if certificate is None else server_end_point(certificate),
+            channel_binding=endpoint.tls.channel_binding,
+        )
         login = BackendLogin(
             user=endpoint.user,
             database=endpoint.database,
             passwords=[password],
             client_nonce=secrets.token_urlsafe(18),
             parameters={"application_name": "pgweir listener" if will_listen else "pgweir", "client_encoding": "UTF8"},
+            security=security,
+            is_own_nonce=self._guard.is_own_nonce,
         )
         try:
-            transport, dialogue = await loop.create_connection(
-                lambda: _LoginDialogue(login, loop), endpoint.host, endpoint.port
-            )
-        except OSError as error:
-            raise ServerUnreachable(f"cannot connect to the database server: {_reason(error)}") from None
-        try:
+            dialogue.begin(channel, login)
             done = await dialogue.outcome
+            if done.secret_key and self._guard.is_own_session(done.process_id, done.secret_key):
+                raise UpstreamNotAllowed(LEADS_BACK)
         except BaseException:
-            transport.abort()
+            channel.transport.abort()
             raise
-        keep_alive(transport)
+        keep_alive(channel.transport)
         server: ServerConnection | ListeningServer
         if will_listen:
             server = ListeningServer(pool, slot, loop)
@@ -89,7 +105,7 @@ class Connector:
                 slot,
                 self._canceller,
                 loop,
-                address=(endpoint.host, endpoint.port),
+                route=channel.route,
                 parameters=done.parameters,
                 key=(done.process_id, done.secret_key),
             )
@@ -97,8 +113,8 @@ class Connector:
             server.stream.pipeline.statements.limit = endpoint.max_prepared
             if pool is held.pool:
                 held.server_reported(done.parameters)
-        server.connection_made(transport)
-        transport.set_protocol(server)
+        server.connection_made(channel.transport)
+        channel.transport.set_protocol(server)
         if dialogue.is_lost:
             raise ServerUnreachable("the database server closed the connection after login")
         if done.rest:
@@ -109,15 +125,17 @@ class Connector:
 class _LoginDialogue(asyncio.Protocol):
     """Carries a BackendLogin's bytes; `outcome` is its end."""
 
-    def __init__(self, login: BackendLogin, loop: asyncio.AbstractEventLoop) -> None:
-        self._login = login
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._login: BackendLogin
         self._transport: asyncio.Transport
         self.outcome: asyncio.Future[LoggedIn] = loop.create_future()
         self.is_lost = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # uvloop's transports derive from no asyncio class
-        self._transport.write(self._login.start())
+    def begin(self, channel: "Channel[_LoginDialogue]", login: BackendLogin) -> None:
+        """Sends the first message."""
+        self._login = login
+        self._transport = channel.transport
+        self._transport.write(login.start())
 
     def data_received(self, data: bytes) -> None:
         for step in self._login.receive(data):
@@ -132,15 +150,12 @@ class _LoginDialogue(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
-        self._fail(ServerUnreachable("the database server closed the connection during login"))
+        if isinstance(exc, ssl.SSLError):
+            self._fail(ServerTlsFailed(f"the database server ended TLS during login: {tls_reason(exc)}"))
+        else:
+            self._fail(ServerUnreachable("the database server closed the connection during login"))
 
     def _fail(self, error: PoolerError) -> None:
         if not self.outcome.done():
             self.outcome.set_exception(error)
-
-
-def _reason(error: OSError) -> str:
-    """The system's word for what went wrong, without the address that Python puts before it."""
-    if isinstance(error, socket.gaierror):
-        return "its name cannot be resolved"
-    return error.strerror.partition(": ")[0] if error.strerror and ":" not in error.strerror else type(error).__name__
+            self.outcome.exception()  # it may have come before anybody awaits it

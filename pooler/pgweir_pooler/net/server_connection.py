@@ -31,6 +31,7 @@ from pgweir_pooler.wire.messages import TERMINATE
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.client_session import ClientSession
+    from pgweir_pooler.net.server_channel import Route
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
 
@@ -64,7 +65,6 @@ class ServerConnection(PausableProtocol):
         "_is_mid_outgoing",
         "_postponed",
         "_timer",
-        "address",
         "always_resets",
         "canceller",
         "cancels_under_way",
@@ -75,6 +75,7 @@ class ServerConnection(PausableProtocol):
         "loop",
         "pool",
         "process_id",
+        "route",
         "secret_key",
         "settings",
         "slot",
@@ -89,7 +90,7 @@ class ServerConnection(PausableProtocol):
         canceller: Canceller,
         loop: asyncio.AbstractEventLoop,
         *,
-        address: tuple[str, int],
+        route: "Route",
         parameters: dict[bytes, bytes],
         key: tuple[int, bytes],
     ) -> None:
@@ -98,7 +99,7 @@ class ServerConnection(PausableProtocol):
         self.slot = slot
         self.loop = loop
         self.canceller = canceller
-        self.address = address  # host and port that a cancel goes to
+        self.route = route  # that a cancel takes, too
         self.stream = BackendStream(parameters)
         self.process_id, self.secret_key = key
         self.always_resets = False  # it is reset after each client, whatever that client did

@@ -12,14 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import ClassVar
 
-from pgweir_pooler.errors import NotSupported, PoolerError, ServerLoginFailed
+from pgweir_pooler.errors import InsecureLogin, NotSupported, PoolerError, ServerLoginFailed, UpstreamNotAllowed
+from pgweir_pooler.session.server_security import IN_CLEAR, ServerSecurity
 from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, Send
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.inbox import Inbox
 from pgweir_pooler.wire.limits import SERVER_LOGIN_MAX_BYTES
 from pgweir_pooler.wire.md5 import md5_answer
-from pgweir_pooler.wire.scram import MECHANISM, ClientExchange
+from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ClientExchange
+
+LEADS_BACK = "the database server's address leads back to the pooler itself"
 
 _OTHER_METHODS = {2: "KerberosV5", 6: "SCM", 7: "GSSAPI", 9: "SSPI"}
 _RESERVED = frozenset({"user", "database", "options", "replication"})
@@ -55,6 +58,8 @@ class BackendLogin:
         passwords: Sequence[str],
         client_nonce: str,
         parameters: Mapping[str, str],
+        security: ServerSecurity = IN_CLEAR,
+        is_own_nonce: Callable[[bytes], bool] = lambda _nonce: False,
     ) -> None:
         if not _RESERVED.isdisjoint(parameters) or any("\0" in password for password in passwords):
             raise ValueError("a reserved startup parameter, or a password with a NUL")
@@ -62,6 +67,8 @@ class BackendLogin:
         self._user = user
         self._password = passwords[0] if passwords else None
         self._client_nonce = client_nonce
+        self._security = security
+        self._is_own_nonce = is_own_nonce
         self._state = _State.STARTED
         self._inbox = Inbox(ServerProtocolError)
         self._received_bytes = 0
@@ -126,6 +133,14 @@ class BackendLogin:
             raise ServerLoginFailed("28P01", "it asks for a password and none is configured")
         return self._password
 
+    def _refuse_unbound(self, what: str) -> None:
+        if self._security.channel_binding == "Require":
+            raise InsecureLogin(f"channel binding is required, and the database server asks for {what}")
+
+    def _on_trust(self, body: bytes) -> _Steps:
+        self._refuse_unbound("no proof of a password")
+        return self._on_ok(body)
+
     def _on_ok(self, body: bytes) -> _Steps:
         _expect_empty(body)
         self._state = _State.AUTHENTICATED
@@ -133,10 +148,14 @@ class BackendLogin:
 
     def _on_cleartext(self, body: bytes) -> _Steps:
         _expect_empty(body)
+        self._refuse_unbound("the password itself")
+        if not self._security.is_encrypted:
+            raise InsecureLogin("the database server asks for the password itself, which is sent under TLS only")
         return self._answer(self._needed_password().encode("utf-8", "surrogatepass"))
 
     def _on_md5(self, body: bytes) -> _Steps:
         salt = messages.parse_md5_salt(body)
+        self._refuse_unbound("an MD5 hash")
         return self._answer(md5_answer(self._user, self._needed_password(), salt))
 
     def _answer(self, answer: bytes) -> _Steps:
@@ -145,15 +164,27 @@ class BackendLogin:
 
     def _on_sasl(self, body: bytes) -> _Steps:
         offered = messages.parse_sasl_mechanisms(body)
-        if MECHANISM not in offered:
-            raise _unknown_method("SASL without " + MECHANISM)
-        self._exchange = ClientExchange(self._needed_password(), self._client_nonce)
+        binding = self._security.binding if self._security.channel_binding != "Disable" else b""
+        is_bound = bool(binding) and MECHANISM_PLUS in offered
+        if not is_bound:
+            self._refuse_unbound("SCRAM without it" if binding else "SCRAM on a channel that cannot be bound")
+            if MECHANISM not in offered:
+                raise _unknown_method("SASL without " + MECHANISM)
+        self._exchange = ClientExchange(
+            self._needed_password(),
+            self._client_nonce,
+            binding=binding if is_bound else b"",
+            could_bind=bool(binding),
+        )
         self._state = _State.CLIENT_FIRST_SENT
-        return [Send(messages.sasl_initial_response(MECHANISM, self._exchange.first()))]
+        mechanism = MECHANISM_PLUS if is_bound else MECHANISM
+        return [Send(messages.sasl_initial_response(mechanism, self._exchange.first()))]
 
     def _on_sasl_continue(self, body: bytes) -> _Steps:
         assert self._exchange is not None
         client_final = self._exchange.receive_first(body)
+        if self._is_own_nonce(self._exchange.server_nonce):
+            raise UpstreamNotAllowed(LEADS_BACK)
         self._state = _State.CLIENT_FINAL_SENT
         return [Send(messages.sasl_response(client_final))]
 
@@ -190,7 +221,7 @@ class BackendLogin:
 
     _HANDLERS: ClassVar[dict[tuple[_State, bytes, int | None], Callable[["BackendLogin", bytes], _Steps]]] = {
         (_State.STARTED, b"v", None): _on_negotiate,
-        (_State.STARTED, b"R", messages.AUTH_OK): _on_ok,
+        (_State.STARTED, b"R", messages.AUTH_OK): _on_trust,
         (_State.STARTED, b"R", messages.AUTH_CLEARTEXT): _on_cleartext,
         (_State.STARTED, b"R", messages.AUTH_MD5): _on_md5,
         (_State.STARTED, b"R", messages.AUTH_SASL): _on_sasl,

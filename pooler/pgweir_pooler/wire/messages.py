@@ -150,6 +150,11 @@ TERMINATE = message(b"X")
 FLUSH = message(b"H")
 
 
+def ssl_request() -> bytes:
+    """Asks a server whether it speaks TLS; it answers with one byte, S or N."""
+    return _packet(SSL_REQUEST_CODE, b"")
+
+
 def startup_message(parameters: Mapping[str, str]) -> bytes:
     """StartupMessage 3.0; the parameters in their order, `user` among them."""
     pairs = b"".join(_cstring(k.encode()) + _cstring(v.encode()) for k, v in parameters.items())

@@ -199,20 +199,28 @@ class ClientExchange:
     """The client's role: `first`, then server-first in and client-final out, then server-final in.
 
     The user name is empty by default, as libpq sends it: PostgreSQL takes it from the startup message.
+
+    With a `binding` the mechanism is SCRAM-SHA-256-PLUS. Without one, `could_bind` says that it would have been, had
+    the server offered it: a server whose offer somebody took away then notices.
     """
 
-    __slots__ = ("_first_bare", "_nonce", "_password", "_server_signature")
+    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_nonce", "_server_signature")
 
-    def __init__(self, password: str, nonce: str, user: str = "") -> None:
+    def __init__(
+        self, password: str, nonce: str, user: str = "", *, binding: bytes = b"", could_bind: bool = False
+    ) -> None:
         self._password = password
+        self._binding = binding
+        self._gs2_header = (b"p=" + BINDING_TYPE if binding else b"y" if could_bind else b"n") + b",,"
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
         self._first_bare = b"n=" + name + b",r=" + self._nonce
+        self._server_nonce = b""
         self._server_signature = b""  # what server-final must show; empty until server-first was taken
 
     def first(self) -> bytes:
         """client-first."""
-        return b"n,," + self._first_bare
+        return self._gs2_header + self._first_bare
 
     def receive_first(self, message: bytes) -> bytes:
         """Takes server-first, returns client-final; costs the server's iteration count in HMACs.
@@ -221,13 +229,19 @@ class ClientExchange:
         count.
         """
         nonce, salt, iterations = self._read_server_first(message)
+        self._server_nonce = nonce[len(self._nonce) :]
         salted = _salted_password(self._password, salt, iterations)
         client_key = _hmac(salted, b"Client Key")
-        without_proof = b"c=" + base64.b64encode(b"n,,") + b",r=" + nonce
+        without_proof = b"c=" + base64.b64encode(self._gs2_header + self._binding) + b",r=" + nonce
         auth_message = self._first_bare + b"," + message + b"," + without_proof
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
         return without_proof + b",p=" + base64.b64encode(proof)
+
+    @property
+    def server_nonce(self) -> bytes:
+        """The server's part of the nonce; empty before server-first was taken."""
+        return self._server_nonce
 
     def receive_final(self, message: bytes) -> None:
         """Takes server-final; raises ServerProtocolError unless it proves that the server has a verifier."""
