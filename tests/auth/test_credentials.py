@@ -39,7 +39,9 @@ def test_a_server_that_asks_for_much_work_holds_up_nobody(pooler: Start, databas
 
 
 def test_the_old_password_ends_with_the_overlap(pooler: Start, database: Database) -> None:
-    entry = with_user(database, passwords=secrets(database.password, "the-older-one", "the-oldest-one"), overlap_until=at(-1))
+    entry = with_user(
+        database, passwords=secrets(database.password, "the-older-one", "the-oldest-one"), overlap_until=at(-1)
+    )
     process = pooler(entry)
     assert query(through(process, database, database.password)) == database.user
     for password in ("the-older-one", "the-oldest-one"):
