@@ -120,7 +120,7 @@ def test_a_connection_without_a_good_header_ends_without_a_word(
 
 
 def test_nobody_else_may_connect(pooler: Started, entry: TenantEntry, files: TlsFiles) -> None:
-    process = start(pooler, entry, files, "10.0.0.0/8", "2001:db8::/32", "127.0.0.2")
+    process = start(pooler, entry, files, "10.0.0.0/8", "2001:db8::/32", "127.0.0.2/32")
     with dial(process) as sock:
         assert to_end(sock) == b""
     process.wait_for(lambda: len(refusals(process, "proxy refused")) == 1, "in the log")
