@@ -222,7 +222,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 async def test_a_bad_tenant_does_not_keep_the_others_from_starting(pooler: NewPooler, database18: Database) -> None:
     good = tenant(database18, "good")
-    bad = TenantEntry.model_copy(tenant(database18, "bad"), update={"paused": True})
+    bad = TenantEntry.model_copy(tenant(database18, "bad"), update={"parameters": {"a": "b"}})
     process = pooler(good, bad)
     client = await RawClient.connect(process.address(good))
     assert await client.values("select 1") == [[b"1"]]
