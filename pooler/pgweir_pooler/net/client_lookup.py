@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # A database that does not answer delays the logins of who is known for no longer than this.
 STALE_WAIT_S = 2.0
+ROLE_MAX_BYTES = 63  # PostgreSQL has no longer names; asked for one it cuts it, or says so by an error
 
 
 class ClientLookup:
@@ -44,6 +45,9 @@ class ClientLookup:
         self._answer = answer
         tenant = self._clients.directory.tenants.get(self._need.tenant)
         if tenant is None or tenant.users is None or self._need.user in tenant.logins:
+            self._go_on(tenant)
+            return
+        if len(self._need.user.encode()) > ROLE_MAX_BYTES:
             self._go_on(tenant)
             return
         freshness = tenant.users.look(self._need.user, time())

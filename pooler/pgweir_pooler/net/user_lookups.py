@@ -74,6 +74,7 @@ class _TenantLookups:
         self._wanted: dict[str, list[Answer]] = {}  # by user, in the order they came; until answered
         self._asked: Pool | None = None  # in whose queue we wait
         self._task: asyncio.Task[None] | None = None  # while a server is ours
+        self._running = ""  # whose query runs
         self.on_idle: Callable[[], object] = lambda: None
 
     @property
@@ -87,9 +88,15 @@ class _TenantLookups:
             self._ask()
 
     def remove(self, user: str, answer: Answer) -> None:
-        """The query still runs when it has begun: what it finds is worth knowing."""
-        if answer in self._wanted.get(user, ()):
-            self._wanted[user].remove(answer)
+        """The query still runs when it has begun: what it finds is worth knowing.
+
+        Else it is dropped with the last who waits for it: clients that come and go must not keep others waiting.
+        """
+        answers = self._wanted.get(user, [])
+        if answer in answers:
+            answers.remove(answer)
+            if not answers and user != self._running:
+                del self._wanted[user]
 
     def _ask(self) -> None:
         held = self._directory.lookup_pool(self._tenant)
@@ -125,11 +132,13 @@ class _TenantLookups:
         """Looks up everybody who is wanted now or until the last one is found."""
         try:
             while self._wanted and self._is_right(server):
-                user = next(iter(self._wanted))
-                await self._look_up(server, user)
+                self._running = next(iter(self._wanted))
+                await self._look_up(server, self._running)
         except BaseException:
             server.pool.discard(server, CloseReason.BROKEN)
             raise
+        finally:
+            self._running = ""
         if server.slot in server.pool.ledger.active:
             server.pool.give_back(server)
 
