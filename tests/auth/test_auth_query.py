@@ -200,7 +200,8 @@ def test_queries_that_cannot_be_used_are_no_wrong_passwords(pooler: Start, datab
 def test_names_that_no_role_can_have_are_wrong_passwords(pooler: Start, database18: Database) -> None:
     latin = f"{database18.name}_latin"
     database18.server.sql(f"create database {latin} encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
-    process = pooler(looked_up(database18, database=latin))
+    entry = looked_up(database18)
+    process = pooler(entry.model_copy(update={"auth": entry.auth.model_copy(update={"database": latin})}))
     long = "x" * 63
     database18.server.sql(f"create role {long} login password 'secret'")
     assert query(through(process, database18, "secret", user=long)) == long

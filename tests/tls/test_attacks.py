@@ -11,6 +11,8 @@ import psycopg
 import pytest
 
 from harness import messages
+from harness.config import cluster
+from harness.config import files as config_files
 from harness.tls import HOST, ca_text, issued, served
 from tls.conftest import Door
 from wire.test_client_hello import hello
@@ -109,6 +111,17 @@ def test_direct_tls_where_there_is_none_is_refused(door: Callable[..., Door]) ->
     with dial(door("Disable")) as sock:
         sock.sendall(hello(protocols=["postgresql"]))
         assert error_of(to_end(sock))["C"] == "0A000"
+
+
+def test_a_hello_after_tls_was_switched_off_is_refused(door: Callable[..., Door]) -> None:
+    there = door("Prefer")
+    with dial(there) as sock:
+        sock.sendall(SSL_REQUEST)
+        assert sock.recv(1) == b"S"
+        there.process.write(config_files([there.entry], cluster()))
+        there.process.wait_for(lambda: there.psql(sslmode="require")[0] != 0, "TLS is off")
+        sock.sendall(hello(protocols=["postgresql"]))
+        assert to_end(sock) == b"\x15\x03\x03\x00\x02\x02\x28", "TLS's alert handshake_failure"
 
 
 @pytest.mark.parametrize("size", [1, 7, 600])

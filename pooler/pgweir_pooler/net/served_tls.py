@@ -37,6 +37,7 @@ log = structlog.get_logger()
 READY_MAX = 1024
 
 _NO_APPLICATION_PROTOCOL = 120  # the alert of RFC 7301
+_HANDSHAKE_FAILURE = 40
 
 Look = tuple[int, int, int, int] | None  # device, inode, size and time of a file; None when it is not there
 
@@ -180,8 +181,9 @@ class ServedTls:
     # --- serving
 
     def certificate_for(self, server_name: str) -> ServerCertificate:
-        """The tenant's own if the name is a tenant's that has one, else the cluster's."""
-        assert self._certificate is not None, "TLS is not offered"
+        """The tenant's own if the name is a tenant's that has one, else the cluster's. May raise HandshakeRefused."""
+        if self._certificate is None:  # switched off since the client was told that there is TLS
+            raise HandshakeRefused(_HANDSHAKE_FAILURE, "TLS is not offered any more")
         tenant = self._directory.tenants.get(self._directory.sni.tenant_of(server_name) or "")
         own = tenant.entry.client_tls if tenant is not None else None
         if own is None:
