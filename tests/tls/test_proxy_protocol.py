@@ -120,7 +120,7 @@ def test_a_connection_without_a_good_header_ends_without_a_word(
 
 
 def test_nobody_else_may_connect(pooler: Started, entry: TenantEntry, files: TlsFiles) -> None:
-    process = start(pooler, entry, files, "10.0.0.0/8", "2001:db8::/32", "127.0.0.2")
+    process = start(pooler, entry, files, "10.0.0.0/8", "2001:db8::/32", "127.0.0.2/32")
     with dial(process) as sock:
         assert to_end(sock) == b""
     process.wait_for(lambda: len(refusals(process, "proxy refused")) == 1, "in the log")
@@ -134,6 +134,17 @@ def test_nobody_else_may_connect(pooler: Started, entry: TenantEntry, files: Tls
         sock.connect(("127.0.0.1", process.port()))
         sock.sendall(ip4() + messages.startup({"user": "nobody"}))
         assert to_end(sock)[:1] == b"E"
+
+
+def test_a_crowd_that_is_not_trusted_does_not_fill_the_log(
+    pooler: Started, entry: TenantEntry, files: TlsFiles
+) -> None:
+    process = start(pooler, entry, files, "10.0.0.0/8")
+    for _ in range(20):
+        with dial(process) as sock:
+            assert to_end(sock) == b""
+    assert process.metrics()['pgweir_errors_total{code="ProxyNotTrusted"}'] == 20
+    assert len(refusals(process, "proxy refused")) == 1
 
 
 def test_a_silent_proxy_has_no_more_time_than_a_login(pooler: Started, entry: TenantEntry, files: TlsFiles) -> None:

@@ -124,14 +124,16 @@ class Doorkeeper:
 
     # --- the log
 
-    def log_refusal(self, error: PoolerError, who: Identity, address: str, **more: str) -> None:
+    def log_refusal(
+        self, error: PoolerError, who: Identity, address: str, event: str = "login refused", **more: str
+    ) -> None:
         """A line for a refused login, or a count (`refusal_log`)."""
         if self._refusals.is_empty:
             self._loop.call_later(INTERVAL_S, self._tell_rest)
         if self._refusals.note(_pair(who.tenant, address)):
             log.log(
                 error.log_level,
-                "login refused",
+                event,
                 code=error.code,
                 reason=error.log_text()[: 4 * _NAME_MAX],
                 tenant=who.tenant[:_NAME_MAX],
