@@ -231,7 +231,7 @@ class ClientLogin(asyncio.Protocol):
         self._early = self._login.unconsumed
         clients = self._clients
         who = admitted.identity
-        clients.door.succeeded(who.tenant, self.client_address)
+        clients.door.succeeded(who, self.client_address)
         if who.tenant == CONSOLE_TENANT and clients.console is not None:
             self._is_closing = True  # for this object: the connection lives on
             self._forget()
@@ -472,7 +472,7 @@ class ClientLogin(asyncio.Protocol):
         who, door = self._asked_for, clients.door
         if isinstance(error, AuthenticationFailed):
             door.log_refusal(error, who, self.client_address, cause=self._verdict.value)
-            door.failed(who.tenant, self.client_address, self._verdict)
+            door.failed(who, self.client_address, self._verdict)
             self._fail_later(error)
             return
         door.log_refusal(error, who, self.client_address)
