@@ -217,7 +217,8 @@ class ClientLogin(asyncio.Protocol):
             for step in self._login.secret_found(verifier, real=is_real):
                 self._take(step)
             return
-        self._lookup = ClientLookup(self._clients, need, self._login, self.client_address)
+        is_barred = self._verdict is Verdict.BAR
+        self._lookup = ClientLookup(self._clients, need, self._login, self.client_address, is_barred=is_barred)
         self._lookup.begin(self._found)
 
     def _found(self, steps: list[FrontendStep]) -> None:
