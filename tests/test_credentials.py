@@ -45,7 +45,8 @@ def test_old_passwords_count_until_the_overlap_ends() -> None:
     assert credentials.stored(99) == (NEW, OLD)
     both = credentials.made(99, SALT)
     assert both is not None and len(both.pairs()) == 2
-    assert credentials.made(99, b"another salt....") is both
+    assert credentials.made(99, SALT) is both
+    assert credentials.made(99, b"another salt....") is not both
     assert credentials.passwords(100) == credentials.upstream(100) == ("new",)
     assert credentials.stored(100) == (NEW,)
     one = credentials.made(100, SALT)

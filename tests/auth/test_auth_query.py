@@ -154,10 +154,10 @@ def test_a_hostile_search_path_and_hostile_operators_are_not_used(
         " create operator public.= (leftarg = name, rightarg = name, function = public.same)"
     )
     lookup_role = f"{database.user}_auth"
-    database.server.sql(f"create role {lookup_role} login superuser password 'auth-secret'")
+    database.server.sql(f"create role {lookup_role} login superuser password 'the-auth-role'")
     target = f"role {lookup_role}" if place == "role" else f"database {database.name}"
     database.server.sql(f"alter {target} set search_path = public, pg_catalog")
-    process = pooler(looked_up(database, user=lookup_role, passwords=secrets("auth-secret")))
+    process = pooler(looked_up(database, user=lookup_role, passwords=secrets("the-auth-role")))
     try:
         assert query(through(process, database, database.password)) == database.user
         assert WRONG in query(through(process, database, database.password, user="postgres_nobody"))

@@ -13,6 +13,7 @@ from harness.config import cluster, files
 from harness.databases import Database
 from harness.pooler import Pooler
 from pgweir_contract.models import AdminConsole, AdminUser, Auth
+from pgweir_pooler.wire.scram import Verifier
 
 Start = Callable[..., Pooler]
 
@@ -30,17 +31,26 @@ def test_during_a_rotation_both_passwords_let_in_whichever_postgresql_has(pooler
     assert WRONG in query(through(process, database, "neither"))
 
 
+def test_a_server_that_asks_for_much_work_holds_up_nobody(pooler: Start, database: Database) -> None:
+    verifier = Verifier.from_password(database.password, b"0123456789abcdef", iterations=1_000_000)
+    set_password(database, verifier.render())
+    process = pooler(with_user(database, passwords=secrets(database.password)))
+    assert query(through(process, database, database.password)) == database.user
+
+
 def test_the_old_password_ends_with_the_overlap(pooler: Start, database: Database) -> None:
-    entry = with_user(database, passwords=secrets(database.password, "older", "oldest"), overlap_until=at(-1))
+    entry = with_user(
+        database, passwords=secrets(database.password, "the-older-one", "the-oldest-one"), overlap_until=at(-1)
+    )
     process = pooler(entry)
     assert query(through(process, database, database.password)) == database.user
-    for password in ("older", "oldest"):
+    for password in ("the-older-one", "the-oldest-one"):
         assert WRONG in query(through(process, database, password))
 
 
 def test_taking_the_old_password_away_ends_no_session(pooler: Start, database: Database) -> None:
     async def run(process: Pooler) -> None:
-        way = through(process, database, "older")
+        way = through(process, database, "the-older-one")
         client = await asyncpg.connect(
             host=way.host, port=way.port, user=way.user, password=way.password, database=way.database, ssl=False
         )
@@ -48,12 +58,12 @@ def test_taking_the_old_password_away_ends_no_session(pooler: Start, database: D
         entry = with_user(database, passwords=secrets(database.password))
         await asyncio.to_thread(process.write, files([entry]))
         await asyncio.to_thread(
-            process.wait_for, lambda: WRONG in query(through(process, database, "older")), "the change applied"
+            process.wait_for, lambda: WRONG in query(through(process, database, "the-older-one")), "the change applied"
         )
         assert await client.fetchval("select pg_backend_pid()") == backend
         await client.close()
 
-    asyncio.run(run(pooler(with_user(database, passwords=secrets(database.password, "older")))))
+    asyncio.run(run(pooler(with_user(database, passwords=secrets(database.password, "the-older-one")))))
 
 
 def test_no_login_after_valid_until(pooler: Start, database: Database) -> None:
@@ -139,9 +149,9 @@ def test_a_password_in_clear_is_not_asked_for_without_tls(pooler: Start, databas
 
 
 def test_admins_may_use_either_of_two_passwords(pooler: Start, database18: Database) -> None:
-    jane = AdminUser(name="jane", role="Admin", passwords=secrets("new", "old"))
+    jane = AdminUser(name="jane", role="Admin", passwords=secrets("the-new-one", "the-old-one"))
     entry = with_user(database18, passwords=secrets(database18.password))
     process = pooler(entry, cluster_file=cluster(admin=AdminConsole(users=(jane,))))
-    for password in ("new", "old"):
+    for password in ("the-new-one", "the-old-one"):
         assert "failed" not in query(Address(process.port(), "jane", "pgweir", password), "show version")
     assert WRONG in query(Address(process.port(), "jane", "pgweir", "neither"), "show version")

@@ -113,8 +113,8 @@ def test_a_mounted_volumes_links_are_no_files_of_their_own(config: Path) -> None
             "tenants[1]: tenantId 'b' is listed twice; the first one counts",
         ),
         (
-            json.dumps({"version": "1.0", "tenants": [entry("b", paused=True)]}),
-            "tenants[b].paused: not supported yet",
+            json.dumps({"version": "1.0", "tenants": [entry("b", parameters={"a": "b"})]}),
+            "tenants[b].parameters: not supported yet",
         ),
         (json.dumps({"version": "1.0", "tenants": ["x"]}), "tenants[0]: must be a mapping"),
     ],

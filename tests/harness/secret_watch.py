@@ -1,7 +1,7 @@
 """The secrets of a test's configuration, and the texts in which none may show: logs, metrics, statuses, errors, argv.
 
 A secret is looked for as it is, as JSON and `repr` write it, and in base64. Short ones are refused, because to find one
-would mean nothing.
+would mean nothing; a test gives none that is a word of ours (`password`) either.
 """
 
 import base64

@@ -44,7 +44,7 @@ def _at(fake: FakePostgres) -> TenantEntry:
         tenant_id="acme",
         upstream=Upstream(host="127.0.0.1", port=fake.port, tls=UpstreamTls(mode="Disable")),
         databases=(Database(name="db"),),
-        users=(User(name="user", passwords=(SecretStr("password"),)),),
+        users=(User(name="user", passwords=(SecretStr("of-no-server-4711"),)),),
         pool=PoolSettings(size=2, queue_timeout=10.0),
     )
 

@@ -37,7 +37,7 @@ class Scene:
             tenant_id="acme",
             upstream=Upstream(host="127.0.0.1", port=self.fake.port, tls=UpstreamTls(mode="Disable")),
             databases=(Database(name="db"),),
-            users=(User(name="user", passwords=(SecretStr("password"),)),),
+            users=(User(name="user", passwords=(SecretStr("of-no-server-4711"),)),),
             pool=PoolSettings(size=1, queue_timeout=queue_timeout),
         )
         self.process = self._pooler(self.entry)

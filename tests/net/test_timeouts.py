@@ -154,7 +154,7 @@ async def test_a_query_that_ignores_its_cancel_costs_the_session(pooler: NewPool
         tenant_id="acme",
         upstream=Upstream(host="127.0.0.1", port=fake.port, tls=UpstreamTls(mode="Disable")),
         databases=(DatabaseEntry(name="db"),),
-        users=(User(name="user", passwords=(SecretStr("password"),)),),
+        users=(User(name="user", passwords=(SecretStr("of-no-server-4711"),)),),
         pool=PoolSettings(size=1, query_timeout=SHORT_S),
     )
     process = pooler(entry)
@@ -192,7 +192,7 @@ async def test_an_answer_that_stops_in_the_middle_of_a_row_gets_no_error_into_it
         tenant_id="acme",
         upstream=Upstream(host="127.0.0.1", port=fake.port, tls=UpstreamTls(mode="Disable")),
         databases=(DatabaseEntry(name="db"),),
-        users=(User(name="user", passwords=(SecretStr("password"),)),),
+        users=(User(name="user", passwords=(SecretStr("of-no-server-4711"),)),),
         pool=PoolSettings(size=1, transaction_timeout=SHORT_S),
     )
     process = pooler(entry)

@@ -4,15 +4,18 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from harness.address import Address
 from harness.databases import Database
 from harness.raw_client import RawClient
+from harness.tls import Pair, ca_text, served
 from operator_side import manifest_values as values
 from operator_side.local_run import LocalRun, command_line
 
@@ -112,6 +115,53 @@ def test_no_password_is_shown_or_left_behind(start: Start, manifests: Path, data
     assert len(modes) > 30 and not [path for path, mode in modes.items() if mode & 0o077]
     assert run.stop() == 0
     assert not config.parent.exists()
+
+
+def test_a_secrets_certificate_is_served_and_replaced_live(start: Start, manifests: Path, database18: Database) -> None:
+    secured = _cluster(_free_port()) | {}
+    secured["spec"]["tls"] = {"client": {"mode": "Require", "certSecretRef": {"name": "cert"}}}
+
+    def written(pair: Pair) -> str:
+        cert = values.secret("cert", stringData={"tls.crt": pair.cert, "tls.key": pair.key})
+        return values.text(secured, *_documents(database18), cert)
+
+    _write(manifests, written(served()))
+    run = start("-f", manifests)
+    run.wait_for("metrics: ")
+    root = manifests.with_name("root.crt")
+    root.write_text(ca_text())
+
+    def connect(**more: str) -> "psycopg.Connection[tuple[str]]":
+        where = {
+            "host": "127.0.0.1",
+            "port": str(_port(run)),
+            "user": f"{database18.user}.acme",
+            "sslmode": "verify-full",
+        }
+        who = {"dbname": database18.name, "password": database18.password, "sslrootcert": str(root)}
+        return psycopg.connect(psycopg.conninfo.make_conninfo(**where | who | more), autocommit=True)
+
+    with connect() as lasting:
+        with pytest.raises(psycopg.OperationalError, match="the connection must use TLS"):
+            connect(sslmode="disable")
+        _write(manifests, written(served(ca="theirs")))
+        root.write_text(ca_text("theirs"))
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                connect().close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline
+        assert lasting.execute("select 'in'").fetchone() == ("in",)
+    assert "PRIVATE KEY" not in run.output + run.errors
+    assert run.stop() == 0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 async def test_a_good_change_is_applied_and_a_bad_one_refused(

@@ -12,12 +12,12 @@ from pgweir_operator.local_postgres import PostgresServer
 from pgweir_pooler.errors import InsecureLogin, NotSupported, ServerLoginFailed
 from pgweir_pooler.session.backend_login import BackendLogin
 from pgweir_pooler.session.server_security import IN_CLEAR, ServerSecurity
-from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, Send
+from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, NeedKeys, Send
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.md5 import md5_answer
 from pgweir_pooler.wire.messages import PROTOCOL_3_0, message
-from pgweir_pooler.wire.scram import ServerExchange, Verifier
+from pgweir_pooler.wire.scram import ServerExchange, Verifier, keys_of_password
 from session.conversation import all_steps, startup
 from wire.splits import cuts, fed_every_way
 
@@ -73,6 +73,20 @@ def scram(state: str) -> tuple[BackendLogin, bytes]:
         return back, final
     assert back.receive(final) == []
     return back, OK
+
+
+def test_much_work_is_asked_for_and_done_elsewhere() -> None:
+    verifier = Verifier.from_password("secret", b"salt", iterations=20_481)
+    back, server = login("secret"), ServerExchange(verifier, "server")
+    client_first = data_of(back.receive(SASL)).partition(b"n,,")
+    challenge = messages.authentication_sasl_continue(server.receive_first(b"n,," + client_first[2]))
+    (need,) = back.receive(challenge)
+    assert need == NeedKeys("secret", b"salt", 20_481)
+    assert "secret" not in repr(need)
+    server_final = server.receive_final(data_of(back.keys_found(*keys_of_password("secret", b"salt", 20_481)))[5:])
+    assert server_final is not None
+    assert back.receive(messages.authentication_sasl_final(server_final)) == []
+    assert back.keys_found(b"", b"") == []  # nobody asks any more
 
 
 def test_the_startup_message_names_user_database_and_parameters() -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pgweir_contract.client_tls import TlsVersion
 from pgweir_contract.pems import key_fits, pem_problem
 from pgweir_pooler.net.channel_binding import server_end_point
-from pgweir_pooler.net.tls_contexts import ALPN, load_key_pair
+from pgweir_pooler.net.tls_contexts import ALPN, certificates_alone, load_key_pair
 
 _VERSIONS = {"TLS1.2": ssl.TLSVersion.TLSv1_2, "TLS1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -73,7 +73,7 @@ def _context(cert_pem: str, key_pem: str, rules: Rules) -> ssl.SSLContext:
     context.set_alpn_protocols([ALPN])
     load_key_pair(context, cert_pem, key_pem)
     if rules.ca_pem is not None:
-        context.load_verify_locations(cadata=rules.ca_pem)
+        context.load_verify_locations(cadata=certificates_alone(rules.ca_pem))
         context.verify_mode = ssl.CERT_REQUIRED if rules.demands_certificate else ssl.CERT_OPTIONAL
     return context
 

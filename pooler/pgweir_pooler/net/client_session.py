@@ -234,7 +234,6 @@ class ClientSession(ClientConnection):
             or not self._is_ordinary
             or not self.stream.is_at_start
             or self.is_reading_paused
-            or server.is_reading_paused
         ):
             self.on_ready(server, out)
             return
@@ -250,7 +249,8 @@ class ClientSession(ClientConnection):
         times.counts[bisect_left(HISTOGRAM_BOUNDS, query_s)] += 1  # `Histogram.observe`, without the call
         times.sum_s += query_s
         self.server = server.client = None
-        if backend.is_tainted or server.cancels_under_way:
+        if backend.is_tainted or server.cancels_under_way or server.is_reading_paused:
+            self._stop_stall_watch()  # that last write was one too many for the client, and has paused the server
             server.release()
         else:
             server.pool.give_back(server, now)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from time import time
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ from pgweir_pooler.net.server_connection import Canceller, ServerConnection
 from pgweir_pooler.net.upstream_guard import UpstreamGuard
 from pgweir_pooler.session.backend_login import LEADS_BACK, BackendLogin
 from pgweir_pooler.session.server_security import ServerSecurity
-from pgweir_pooler.session.steps import Failed, LoggedIn, Send
+from pgweir_pooler.session.steps import Failed, LoggedIn, NeedKeys, Send
+from pgweir_pooler.wire.scram import keys_of_password
 from pgweir_pooler.wire.scram_keys import ScramKeys
 
 log = structlog.get_logger()
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pgweir_pooler.pool.pool import Pool
     from pgweir_pooler.pool.slot import Slot
     from pgweir_pooler.session.backend_login import Secret
+    from pgweir_pooler.session.steps import BackendStep
 
 # A dead peer is noticed after 60 + 3 x 10 s, as libpq users expect from tcp_keepalives_*.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -166,6 +169,7 @@ class _LoginDialogue(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._login: BackendLogin
+        self._loop = loop
         self._transport: asyncio.Transport
         self.outcome: asyncio.Future[LoggedIn] = loop.create_future()
         self.is_lost = False
@@ -177,15 +181,27 @@ class _LoginDialogue(asyncio.Protocol):
         self._transport.write(login.start())
 
     def data_received(self, data: bytes) -> None:
-        for step in self._login.receive(data):
+        self._take(self._login.receive(data))
+
+    def _take(self, steps: "list[BackendStep]") -> None:
+        for step in steps:
             if isinstance(step, Send):
                 self._transport.write(step.data)
+            elif isinstance(step, NeedKeys):
+                self._work_out(step)
             elif isinstance(step, LoggedIn):
                 if not self.outcome.done():
                     self.outcome.set_result(step)
             elif isinstance(step, Failed):
                 self._fail(step.error)
                 self._transport.abort()
+
+    def _work_out(self, need: NeedKeys) -> None:
+        """On a thread of its own, which ends with it: one that stayed would make each system call dearer."""
+        executor = ThreadPoolExecutor(1)
+        work = self._loop.run_in_executor(executor, keys_of_password, need.password, need.salt, need.iterations)
+        executor.shutdown(wait=False)
+        work.add_done_callback(lambda done: self._take(self._login.keys_found(*done.result())))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True

@@ -147,7 +147,7 @@ class ServedTls:
         texts = {}
         for name, path in self._paths().items():
             try:
-                texts[name] = path.read_bytes().decode("ascii")
+                texts[name] = path.read_text(encoding="utf-8")
             except OSError as error:
                 raise BadCertificate(f"{name} cannot be read: {error.strerror}") from None
             except UnicodeDecodeError:

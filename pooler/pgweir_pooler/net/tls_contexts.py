@@ -58,7 +58,7 @@ def _make(tls: UpstreamTls, pems: Mapping[str, SecretStr]) -> ssl.SSLContext:
     if tls.system_cas:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if tls.ca is not None:
-        context.load_verify_locations(cadata=_certificates_alone(pems[tls.ca].get_secret_value()))
+        context.load_verify_locations(cadata=certificates_alone(pems[tls.ca].get_secret_value()))
     if tls.client_cert is not None and tls.client_key is not None:
         load_key_pair(context, pems[tls.client_cert].get_secret_value(), pems[tls.client_key].get_secret_value())
     return context
@@ -74,6 +74,6 @@ def load_key_pair(context: ssl.SSLContext, certificates: str, key: str) -> None:
         context.load_cert_chain(f"/proc/self/fd/{fd}", password="")
 
 
-def _certificates_alone(text: str) -> str:
+def certificates_alone(text: str) -> str:
     """Without the words around them, which may be in any language and which `cadata` does not take."""
     return "\n".join(_CERTIFICATE.findall(text))

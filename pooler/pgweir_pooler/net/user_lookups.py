@@ -72,9 +72,9 @@ class _TenantLookups:
         self._directory = directory
         self._tenant = tenant
         self._wanted: dict[str, list[Answer]] = {}  # by user, in the order they came; until answered
+        self._current: str | None = None  # who is being looked up
         self._asked: Pool | None = None  # in whose queue we wait
         self._task: asyncio.Task[None] | None = None  # while a server is ours
-        self._running = ""  # whose query runs
         self.on_idle: Callable[[], object] = lambda: None
 
     @property
@@ -88,14 +88,11 @@ class _TenantLookups:
             self._ask()
 
     def remove(self, user: str, answer: Answer) -> None:
-        """The query still runs when it has begun: what it finds is worth knowing.
-
-        Else it is dropped with the last who waits for it: clients that come and go must not keep others waiting.
-        """
+        """The query still runs when it has begun: what it finds is worth knowing."""
         answers = self._wanted.get(user, [])
         if answer in answers:
             answers.remove(answer)
-            if not answers and user != self._running:
+            if not answers and user != self._current:  # names of clients that are gone must not pile up
                 del self._wanted[user]
 
     def _ask(self) -> None:
@@ -132,13 +129,12 @@ class _TenantLookups:
         """Looks up everybody who is wanted now or until the last one is found."""
         try:
             while self._wanted and self._is_right(server):
-                self._running = next(iter(self._wanted))
-                await self._look_up(server, self._running)
+                self._current = next(iter(self._wanted))
+                await self._look_up(server, self._current)
+                self._current = None
         except BaseException:
             server.pool.discard(server, CloseReason.BROKEN)
             raise
-        finally:
-            self._running = ""
         if server.slot in server.pool.ledger.active:
             server.pool.give_back(server)
 
@@ -149,7 +145,7 @@ class _TenantLookups:
         return is_current and not server.is_lost
 
     def _served(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+        self._task = self._current = None
         if not task.cancelled() and task.exception() is not None:
             log.error("looking users up failed in an unknown way", tenant=self._tenant_id, exc_info=task.exception())
             self._refuse_all(UserLookupFailed("the pooler failed"))

@@ -14,13 +14,13 @@ from typing import ClassVar
 
 from pgweir_pooler.errors import InsecureLogin, NotSupported, PoolerError, ServerLoginFailed, UpstreamNotAllowed
 from pgweir_pooler.session.server_security import IN_CLEAR, ServerSecurity
-from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, Send
+from pgweir_pooler.session.steps import BackendStep, Failed, LoggedIn, NeedKeys, Send
 from pgweir_pooler.wire import messages
 from pgweir_pooler.wire.cursor import ServerProtocolError
 from pgweir_pooler.wire.inbox import Inbox
-from pgweir_pooler.wire.limits import SERVER_LOGIN_MAX_BYTES
+from pgweir_pooler.wire.limits import SCRAM_ITERATIONS_AT_ONCE, SERVER_LOGIN_MAX_BYTES
 from pgweir_pooler.wire.md5 import Md5Hash, md5_answer
-from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ClientExchange
+from pgweir_pooler.wire.scram import MECHANISM, MECHANISM_PLUS, ClientExchange, keys_of_password
 from pgweir_pooler.wire.scram_keys import ScramKeys
 
 Secret = str | ScramKeys | Md5Hash
@@ -36,6 +36,7 @@ class _State(Enum):
     STARTED = auto()  # awaits an authentication request
     PASSWORD_SENT = auto()  # awaits AuthenticationOk
     CLIENT_FIRST_SENT = auto()  # awaits AuthenticationSASLContinue
+    KEYS = auto()  # awaits keys_found(); the server has nothing to say
     CLIENT_FINAL_SENT = auto()  # awaits AuthenticationSASLFinal
     PROVEN = auto()  # the server's signature was right; awaits AuthenticationOk
     AUTHENTICATED = auto()  # awaits ParameterStatus, BackendKeyData, ReadyForQuery
@@ -88,7 +89,7 @@ class BackendLogin:
         return self._startup_message
 
     def receive(self, data: bytes) -> list[BackendStep]:
-        """Takes what the server sent; ignored after a closing step. SCRAM costs a millisecond or two."""
+        """Takes what the server sent; ignored after a closing step. SCRAM costs some milliseconds at most."""
         steps: _Steps = []
         if self._closed:
             return steps
@@ -192,11 +193,25 @@ class BackendLogin:
 
     def _on_sasl_continue(self, body: bytes) -> _Steps:
         assert self._exchange is not None
-        client_final = self._exchange.receive_first(body)
+        salt, iterations = self._exchange.challenge(body)
         if self._is_own_nonce(self._exchange.server_nonce):
             raise UpstreamNotAllowed(LEADS_BACK)
+        if isinstance(self._password, ScramKeys):
+            return self._prove(*self._password.derive(salt, iterations))
+        password = self._needed_password()
+        if iterations > SCRAM_ITERATIONS_AT_ONCE:
+            self._state = _State.KEYS
+            return [NeedKeys(password, salt, iterations)]
+        return self._prove(*keys_of_password(password, salt, iterations))
+
+    def keys_found(self, client_key: bytes, server_key: bytes) -> list[BackendStep]:
+        """Answers NeedKeys; returns nothing when the login has failed meanwhile."""
+        return self._prove(client_key, server_key) if self._state is _State.KEYS else []
+
+    def _prove(self, client_key: bytes, server_key: bytes) -> _Steps:
+        assert self._exchange is not None
         self._state = _State.CLIENT_FINAL_SENT
-        return [Send(messages.sasl_response(client_final))]
+        return [Send(messages.sasl_response(self._exchange.answer(client_key, server_key)))]
 
     def _on_sasl_final(self, body: bytes) -> _Steps:
         assert self._exchange is not None

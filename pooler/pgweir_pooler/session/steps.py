@@ -92,6 +92,15 @@ class LoggedIn:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedKeys:
+    """Work out `keys_of_password` of these, away from the event loop; answer by `BackendLogin.keys_found`."""
+
+    password: str = field(repr=False)
+    salt: bytes = field(repr=False)
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The server did not let us in; close the connection."""
 
@@ -99,5 +108,5 @@ class Failed:
 
 
 FrontendStep = Send | UpgradeToTls | NeedSecret | Admitted | CancelRequested | Refused | NotPostgres
-BackendStep = Send | LoggedIn | Failed
+BackendStep = Send | NeedKeys | LoggedIn | Failed
 Step = FrontendStep | BackendStep

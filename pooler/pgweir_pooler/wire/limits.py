@@ -28,6 +28,8 @@ SERVER_LOGIN_MAX_BYTES = 1_048_576
 # scram_iterations of PostgreSQL goes to 2**31-1, which would hold us for a quarter of an hour: 10 million
 # take seconds.
 SCRAM_ITERATIONS_MAX = 10_000_000
+# What is worked out at once, in some milliseconds; more takes a thread.
+SCRAM_ITERATIONS_AT_ONCE = 20_480
 
 # The settings of a client are replayed to a server in one startup message, so they must leave room there.
 SETTINGS_MAX_COUNT = 128

@@ -237,6 +237,12 @@ class ServerExchange:
         return answer
 
 
+def keys_of_password(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+    """ClientKey and ServerKey; costs `iterations` HMACs, without the interpreter's lock."""
+    salted = _salted_password(password, salt, iterations)
+    return _hmac(salted, b"Client Key"), _hmac(salted, b"Server Key")
+
+
 class KeySource(Protocol):
     """What makes ClientKey and ServerKey in the place of a password."""
 
@@ -253,7 +259,16 @@ class ClientExchange:
     the server offered it: a server whose offer somebody took away then notices.
     """
 
-    __slots__ = ("_binding", "_first_bare", "_gs2_header", "_nonce", "_password", "_server_nonce", "_server_signature")
+    __slots__ = (
+        "_binding",
+        "_first_bare",
+        "_gs2_header",
+        "_nonce",
+        "_password",
+        "_server_first",
+        "_server_nonce",
+        "_server_signature",
+    )
 
     def __init__(
         self, password: str | KeySource, nonce: str, user: str = "", *, binding: bytes = b"", could_bind: bool = False
@@ -264,6 +279,7 @@ class ClientExchange:
         self._nonce = nonce.encode("ascii")
         name = user.replace("=", "=3D").replace(",", "=2C").encode()
         self._first_bare = b"n=" + name + b",r=" + self._nonce
+        self._server_first = b""
         self._server_nonce = b""
         self._server_signature = b""  # what server-final must show; empty until server-first was taken
 
@@ -277,11 +293,20 @@ class ClientExchange:
         Raises ServerProtocolError, also for a nonce that does not begin with ours and for an absurd iteration
         count.
         """
+        return self.answer(*self._keys(*self.challenge(message)))
+
+    def challenge(self, message: bytes) -> tuple[bytes, int]:
+        """Takes server-first: salt and iterations of the keys that `answer` takes. Raises as `receive_first`."""
         nonce, salt, iterations = self._read_server_first(message)
+        self._server_first = message
         self._server_nonce = nonce[len(self._nonce) :]
-        client_key, server_key = self._keys(salt, iterations)
+        return salt, iterations
+
+    def answer(self, client_key: bytes, server_key: bytes) -> bytes:
+        """client-final, behind `challenge`."""
+        nonce = self._nonce + self._server_nonce
         without_proof = b"c=" + base64.b64encode(self._gs2_header + self._binding) + b",r=" + nonce
-        auth_message = self._first_bare + b"," + message + b"," + without_proof
+        auth_message = self._first_bare + b"," + self._server_first + b"," + without_proof
         self._server_signature = _hmac(server_key, auth_message)
         proof = _xor(client_key, _hmac(_sha256(client_key), auth_message))
         return without_proof + b",p=" + base64.b64encode(proof)
@@ -294,8 +319,7 @@ class ClientExchange:
     def _keys(self, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
         if not isinstance(self._password, str):
             return self._password.derive(salt, iterations)
-        salted = _salted_password(self._password, salt, iterations)
-        return _hmac(salted, b"Client Key"), _hmac(salted, b"Server Key")
+        return keys_of_password(self._password, salt, iterations)
 
     def receive_final(self, message: bytes) -> None:
         """Takes server-final; raises ServerProtocolError unless it proves that the server has a verifier."""
