@@ -3,7 +3,9 @@
 A name stands here as soon as two of the packages use it, and nowhere else.
 """
 
+import contextlib
 import hashlib
+import ipaddress
 from typing import Final
 
 # --- the format of the files
@@ -69,6 +71,14 @@ def assignments_file(shard: int) -> str:
 
 
 def instance_key(host: str, port: int) -> str:
-    """The key of a database instance: `host:port` with the host in lower case, IPv6 addresses in brackets."""
+    """The key of a database instance: `host:port` with the host in lower case, IPv6 addresses in brackets.
+
+    A name's last dot does not count, and of an IPv6 address all spellings are one.
+    """
     host = host.lower()
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            host = str(ipaddress.ip_address(host))
+    elif host != ".":
+        host = host.removesuffix(".")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,9 +1,9 @@
 """How the pooler secures its connections to a tenant's PostgreSQL."""
 
 from collections.abc import Iterator
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pgweir_contract.json_form import ContractModel, Host
 from pgweir_contract.pems import PemDigest, PemRef
@@ -20,7 +20,8 @@ class UpstreamTlsPolicy(ContractModel):
 
     mode: UpstreamTlsMode = "Prefer"
     server_name: Host | None = None  # for SNI and VerifyFull; None: the upstream's host
-    system_cas: bool = False  # VerifyFull trusts the CAs of the operating system, too
+    # VerifyFull trusts the CAs of the operating system, too.
+    system_cas: Annotated[bool, Field(alias="systemCAs")] = False
     negotiation: Negotiation = "Postgres"  # Direct: TLS without the question before it (PostgreSQL 17 and later)
     channel_binding: ChannelBinding = "Prefer"  # SCRAM-SHA-256-PLUS
 

@@ -50,6 +50,23 @@ def test_after_a_long_rest_it_begins_again() -> None:
     assert fail(books, MALLORY, 16.0 + 30.1) == 5.0
 
 
+def test_a_good_login_forgives_no_failures_with_other_names() -> None:
+    books = breaker()
+    for now in (0.0, 1.0):
+        assert books.failed(MALLORY, now, "victim") == 0.0
+        books.succeeded(MALLORY, "mallory")
+    assert books.failed(MALLORY, 2.0, "victim") == 5.0
+
+    books = breaker(max=20)
+    for number in range(19):
+        assert books.failed(MALLORY, 0.0, f"victim{number}") == 0.0
+        books.succeeded(MALLORY, f"nobody{number}")
+    books.succeeded(MALLORY, "victim0")
+    books.succeeded(MALLORY, "victim18")  # one of those that are not told apart
+    assert books.failed(MALLORY, 0.0, "victim") == 0.0
+    assert books.failed(MALLORY, 0.0, "victim") == 5.0
+
+
 def test_a_good_login_forgets_the_failures_of_its_own_pair() -> None:
     books, other = breaker(), Pair("acme", "192.0.2.2")
     fail(books, MALLORY, 0.0, times=2)

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from harness.config import cluster, files, tenant
 from harness.databases import Database, create_database
 from harness.pooler import Pooler
 from pgweir_contract.models import Auth, TenantEntry
+from pgweir_pooler.wire.messages import startup_message
 
 Start = Callable[..., Pooler]
 UNREACHABLE = "(UserLookupFailed) the tenant's users cannot be looked up now"
@@ -192,6 +195,30 @@ def test_queries_that_cannot_be_used_are_no_wrong_passwords(pooler: Start, datab
         process = pooler(looked_up(database18, query=text))
         assert UNREACHABLE in query(through(process, database18, database18.password)), text
         assert reason in process.log_text(), text
+
+
+def test_names_that_no_role_can_have_are_wrong_passwords(pooler: Start, database18: Database) -> None:
+    latin = f"{database18.name}_latin"
+    database18.server.sql(f"create database {latin} encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
+    entry = looked_up(database18)
+    process = pooler(entry.model_copy(update={"auth": entry.auth.model_copy(update={"database": latin})}))
+    long = "x" * 63
+    database18.server.sql(f"create role {long} login password 'secret'")
+    assert query(through(process, database18, "secret", user=long)) == long
+    for name in (f"{long}x", "x" * 2000, "漢字"):
+        assert WRONG in query(through(process, database18, "secret", user=name))
+    assert "users cannot be looked up" not in process.log_text()
+
+
+def test_clients_that_leave_before_they_are_looked_up_keep_nobody_waiting(pooler: Start, database18: Database) -> None:
+    slow = "select rolname::text, rolpassword::text from pg_sleep(0.1) left join pg_authid on rolname = $1"
+    process = pooler(looked_up(database18, query=slow))
+    for number in range(300):
+        with socket.create_connection(("127.0.0.1", process.port())) as gone:
+            gone.sendall(startup_message({"user": f"nobody{number}.acme", "database": database18.name}))
+    began = time.monotonic()
+    assert query(through(process, database18, database18.password)) == database18.user
+    assert time.monotonic() - began < 10, "three hundred lookups before would take half a minute"
 
 
 def test_while_the_database_is_away_who_is_known_gets_in(

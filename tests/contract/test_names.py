@@ -27,4 +27,5 @@ def test_file_names_have_two_digits() -> None:
 
 def test_an_instance_has_one_spelling() -> None:
     assert instance_key("DB.Example", 5432) == "db.example:5432"
-    assert instance_key("::1", 5433) == "[::1]:5433"
+    assert instance_key("db.example.", 5432) == "db.example:5432"
+    assert instance_key("::1", 5433) == instance_key("0:0::0001", 5433) == "[::1]:5433"

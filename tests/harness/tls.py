@@ -11,7 +11,7 @@ from typing import NamedTuple
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pgweir_contract.client_tls import ClientTls, ClientTlsMode, ClusterTls
 
@@ -52,9 +52,9 @@ def served(ca: str = "ours", serial: int = 0) -> Pair:
 
 
 @cache
-def self_signed(host: str = "127.0.0.1") -> Pair:
+def self_signed(host: str = "127.0.0.1", key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None) -> Pair:
     """A certificate that nobody has signed but itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

@@ -36,14 +36,17 @@ def rendered(*documents: Any, **options: Any) -> RenderResult:
 
 
 def test_secrets_are_resolved_into_texts_that_the_pooler_finds() -> None:
-    result = rendered(secured(serverName="pg.internal", negotiation="Direct", channelBinding="Require"), CA, CERT)
+    result = rendered(
+        secured(serverName="pg.internal", systemCAs=True, negotiation="Direct", channelBinding="Require"), CA, CERT
+    )
     assert result.rejected == {}
     read = merge_shards({n: parse_tenants(d, strict=True) for n, d in result.files.items() if "tenants-" in n})
     assert read.tenants == result.entries
     tls = read.tenants["acme"].upstream.tls
-    assert (tls.mode, tls.server_name, tls.negotiation, tls.channel_binding) == (
+    assert (tls.mode, tls.server_name, tls.system_cas, tls.negotiation, tls.channel_binding) == (
         "VerifyFull",
         "pg.internal",
+        True,
         "Direct",
         "Require",
     )

@@ -3,13 +3,27 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from pydantic import SecretStr
+
+from harness import messages
+from harness.address import Address
 from harness.config import files, tenant
 from harness.databases import Database
 from harness.pooler import Pooler
 from harness.waiting import until
-from security.places import HERE, THERE, connect_from, log_lines, refusal_from
+from pgweir_contract.models import Auth
+from security.places import HERE, THERE, connect_from, log_lines, open_from, refusal_from
 
 NewPooler = Callable[..., Pooler]
+
+
+async def asked_first(host: str, address: Address) -> bytes:
+    """What a login from that address is asked for."""
+    client = await open_from(host, address.port)
+    client.transport.write(messages.startup({"user": address.user, "database": address.database}))
+    message = await client.receive()
+    client.abort()
+    return message.body
 
 
 async def test_only_allowed_networks_come_in_and_others_read_of_a_wrong_password(
@@ -28,6 +42,25 @@ async def test_only_allowed_networks_come_in_and_others_read_of_a_wrong_password
     [line, _] = log_lines(process, "login refused")
     assert '"cause": "address_not_allowed"' in line
     assert f'"client": "{HERE}"' in line
+
+
+async def test_who_may_not_come_cannot_tell_the_tenant_from_one_that_does_not_exist(
+    pooler: NewPooler, database18: Database
+) -> None:
+    role = {"user": "nobody", "passwords": (SecretStr("no-password"),)}
+    found = []
+    for number, auth in enumerate(
+        (Auth(client_method="MD5"), Auth(client_method="Cleartext"), Auth(mode="AuthQuery", **role))  # type: ignore[arg-type]
+    ):
+        networks = {"allowed_cidrs": (f"{THERE}/32",), "auth": auth}
+        found.append(tenant(database18, f"t{number}").model_copy(update=networks))
+    process = pooler(*found)
+    for entry in found:
+        right = process.address(entry)
+        assert (await refusal_from(HERE, right))["C"] == "28P01"
+        assert (await asked_first(HERE, right)) == (await asked_first(HERE, replace(right, user="app.nowhere")))
+    assert (await asked_first(THERE, process.address(found[0])))[:4] == (5).to_bytes(4, "big")
+    assert "users cannot be looked up" not in process.log_text()
 
 
 async def test_denied_networks_count_before_allowed_ones_and_a_change_counts_at_once(

@@ -11,7 +11,12 @@ import psycopg
 import pytest
 
 from harness import messages
-from harness.tls import HOST, ca_text, issued, served
+from harness.config import cluster, tenant
+from harness.config import files as config_files
+from harness.databases import Database
+from harness.pooler import Pooler
+from harness.tls import HOST, TlsFiles, ca_text, issued, served
+from pgweir_contract.models import ClusterLimits, LoginRate
 from tls.conftest import Door
 from wire.test_client_hello import hello
 
@@ -109,6 +114,37 @@ def test_direct_tls_where_there_is_none_is_refused(door: Callable[..., Door]) ->
     with dial(door("Disable")) as sock:
         sock.sendall(hello(protocols=["postgresql"]))
         assert error_of(to_end(sock))["C"] == "0A000"
+
+
+def test_handshakes_count_for_the_rate_of_logins(
+    pooler: Callable[..., Pooler], database18: Database, files: TlsFiles
+) -> None:
+    limits = ClusterLimits(login_rate_per_address=LoginRate(per_second=1, burst=3))
+    entry = tenant(database18)
+    door = Door(pooler(entry, cluster_file=cluster(tls=files.cluster_tls("Prefer"), limits=limits)), entry, files)
+    with door.connect() as connection:
+        assert connection.execute("select 1").fetchone() == (1,)  # its handshake and its login are one
+    told = []
+    for _ in range(12):
+        with dial(door) as sock:
+            sock.sendall(SSL_REQUEST)
+            told.append(sock.recv(1))
+    assert told[:2] == [b"S", b"S"]
+    assert 1 <= told.count(b"E") <= 10
+    with dial(door) as sock:
+        sock.sendall(SSL_REQUEST)
+        assert error_of(to_end(sock))["C"] == "53300"
+
+
+def test_a_hello_after_tls_was_switched_off_is_refused(door: Callable[..., Door]) -> None:
+    there = door("Prefer")
+    with dial(there) as sock:
+        sock.sendall(SSL_REQUEST)
+        assert sock.recv(1) == b"S"
+        there.process.write(config_files([there.entry], cluster()))
+        there.process.wait_for(lambda: there.psql(sslmode="require")[0] != 0, "TLS is off")
+        sock.sendall(hello(protocols=["postgresql"]))
+        assert to_end(sock) == b"\x15\x03\x03\x00\x02\x02\x28", "TLS's alert handshake_failure"
 
 
 @pytest.mark.parametrize("size", [1, 7, 600])

@@ -136,6 +136,17 @@ def test_nobody_else_may_connect(pooler: Started, entry: TenantEntry, files: Tls
         assert to_end(sock)[:1] == b"E"
 
 
+def test_a_crowd_that_is_not_trusted_does_not_fill_the_log(
+    pooler: Started, entry: TenantEntry, files: TlsFiles
+) -> None:
+    process = start(pooler, entry, files, "10.0.0.0/8")
+    for _ in range(20):
+        with dial(process) as sock:
+            assert to_end(sock) == b""
+    assert process.metrics()['pgweir_errors_total{code="ProxyNotTrusted"}'] == 20
+    assert len(refusals(process, "proxy refused")) == 1
+
+
 def test_a_silent_proxy_has_no_more_time_than_a_login(pooler: Started, entry: TenantEntry, files: TlsFiles) -> None:
     process = start(pooler, entry, files, login_timeout=0.5)
     for sent in (b"", b"PROXY", ip4()[:20], ip4(), ip4() + hello()[:10]):

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from harness.config import cluster, tenant
 from harness.config import files as config_files
 from harness.databases import Database
 from harness.pooler import Pooler
-from harness.tls import Pair, TlsFiles, ca_text, issued
+from harness.tls import Pair, TlsFiles, ca_text, issued, self_signed
 from pgweir_contract.client_tls import TenantTls
 from pgweir_contract.json_form import render
 from pgweir_contract.models import TenantEntry, TenantsFile
@@ -115,6 +116,20 @@ def test_a_tenant_shows_its_own_certificate_under_its_names(door: Callable[..., 
         with connect(shop) as again:
             assert again.execute("select 1").fetchone() == (1,)
         assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_a_tenants_weak_key_is_told_of_once_and_the_clusters_serves(
+    door: Callable[..., Door], database18: Database
+) -> None:
+    weak = self_signed("db.shop.test", rsa.generate_private_key(65537, 1024))  # Debian's OpenSSL wants 2048 bits
+    entry = with_own(tenant(database18), weak).model_copy(update={"sni_hostnames": ("db.shop.test",)})
+    target = door("Prefer", entry=tenant(database18))
+    target.process.write(content(target.files, entry, pairs=(weak,)))
+    target.process.wait_for(lambda: target.process.metrics()["pgweir_config_reloads_total"] >= 2, "applied")
+    for _ in range(3):
+        with target.connect(host="db.shop.test", hostaddr="127.0.0.1", user=entry.users[0].login_name) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+    assert target.process.log_text().count("a tenant's certificate cannot be served") == 1
 
 
 def test_the_cluster_demands_client_certificates_under_every_name(

@@ -7,14 +7,15 @@ fail once cannot push out one that is refused. A pair knows nothing of another p
 Worse is, in this order: more blocks, more failures in powers of two, a later failure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pgweir_contract.abuse import FailedLogins
 
-CAPACITY: Final = 20_000  # pairs, of about 400 bytes
+CAPACITY: Final = 20_000  # pairs, of 0.5 to 1.5 KiB
 _BLOCKED_RANK: Final = 64  # above any power of two of failures
 _DOUBLINGS_MAX: Final = 32
+_USERS_MAX: Final = 8  # told apart within a pair; the failures of others are forgiven to nobody
 
 
 class Pair(NamedTuple):
@@ -28,6 +29,7 @@ class Pair(NamedTuple):
 class _Record:
     window_began: float
     failures: int = 0  # in the window
+    by_user: dict[str, int] = field(default_factory=dict)  # the same failures
     blocks: int = 0
     blocked_until: float = 0.0
 
@@ -59,7 +61,7 @@ class Breaker:
         record = self._records.get(pair)
         return record is not None and now < record.blocked_until and self.limits.max > 0
 
-    def failed(self, pair: Pair, now: float) -> float:
+    def failed(self, pair: Pair, now: float, user: str = "") -> float:
         """Counts a failed login; the seconds that the pair is refused from now on, 0.0 unless this opens the breaker.
 
         What was under way when it opened is not counted.
@@ -72,21 +74,34 @@ class Breaker:
             record = _Record(now)
         elif now - record.window_began > limits.window:
             record.window_began, record.failures = now, 0
+            record.by_user.clear()
         record.failures += 1
+        if user in record.by_user or len(record.by_user) < _USERS_MAX:
+            record.by_user[user] = record.by_user.get(user, 0) + 1
         block_s = 0.0
         if record.failures >= limits.max:
             block_s = min(limits.block * 2 ** min(record.blocks, _DOUBLINGS_MAX), limits.max_block)
             record.blocks += 1
             record.failures = 0
+            record.by_user.clear()
             record.blocked_until = now + block_s
         if len(self._records) >= self._capacity:
             self._make_room(now)
         self._put_in(pair, record)
         return block_s
 
-    def succeeded(self, pair: Pair) -> None:
-        """Forgets the pair's failures, and how often it was refused."""
-        self._take_out(pair)
+    def succeeded(self, pair: Pair, user: str = "") -> None:
+        """Forgets the user's failures, and how often the pair was refused.
+
+        Failures with other users' names stay: whoever has one password must not guess others without end.
+        """
+        record = self._take_out(pair)
+        if record is None:
+            return
+        record.failures -= record.by_user.pop(user, 0)
+        record.blocks = 0
+        if record.failures:
+            self._put_in(pair, record)
 
     def _is_stale(self, record: _Record, now: float) -> bool:
         """Whether nothing follows from it any more: the next block would be a first one."""

@@ -75,12 +75,12 @@ class ClientLogin(asyncio.Protocol):
     def __init__(self, clients: "Clients", mode: int) -> None:
         self._clients = clients
         self._mode = mode
-        self.client_address = ""  # where the client is; of the connection, unless a load balancer has said it before
         self._login: FrontendLogin | None = None
         self._early = b""  # after Admitted: bytes for the session to come
         self._asked_for = Identity("", "", "")  # who it says it is, which need not be true nor exist
         self.client_address = ""  # of the connection, unless it was set before; empty when the peer has none
         self._verdict = Verdict.ADMIT
+        self._has_begun = False  # it was counted for `loginRatePerAddress`
         self._startup_at = 0.0  # when its StartupMessage was read; 0.0 before
         self._admitted: Admitted | None = None
         self._held: TenantPool | None = None
@@ -163,7 +163,17 @@ class ClientLogin(asyncio.Protocol):
                 self._transport.write(reply)
                 self._close()
 
+    def _begins_in_time(self) -> bool:
+        """Counts the login when it first costs us something, which is the TLS handshake if there is one."""
+        if self._has_begun:
+            return True
+        self._has_begun = True
+        return self._clients.door.is_in_time(self.client_address)
+
     def _begin_tls(self, received: bytes) -> None:
+        if not self._begins_in_time():
+            self._refuse(TooManyLogins())
+            return
         if not received:
             self._transport.write(b"S")
         handshake = ClientHandshake(self._clients.tls, is_direct=bool(received))
@@ -191,10 +201,10 @@ class ClientLogin(asyncio.Protocol):
         assert self._login is not None
         self._asked_for = Identity(need.tenant, need.user, need.database)
         self._startup_at = self._clients.loop.time()
-        door = self._clients.door
-        if not door.is_in_time(self.client_address):
+        if not self._begins_in_time():
             self._refuse(TooManyLogins())
             return
+        door = self._clients.door
         self._verdict = door.judge(need.tenant, self.client_address)
         if self._verdict is Verdict.BLOCK:
             self._refuse(AuthenticationFailed(self._login.shown_user))
@@ -207,7 +217,8 @@ class ClientLogin(asyncio.Protocol):
             for step in self._login.secret_found(verifier, real=is_real):
                 self._take(step)
             return
-        self._lookup = ClientLookup(self._clients, need, self._login, self.client_address)
+        is_barred = self._verdict is Verdict.BAR
+        self._lookup = ClientLookup(self._clients, need, self._login, self.client_address, is_barred=is_barred)
         self._lookup.begin(self._found)
 
     def _found(self, steps: list[FrontendStep]) -> None:
@@ -221,7 +232,7 @@ class ClientLogin(asyncio.Protocol):
         self._early = self._login.unconsumed
         clients = self._clients
         who = admitted.identity
-        clients.door.succeeded(who.tenant, self.client_address)
+        clients.door.succeeded(who, self.client_address)
         if who.tenant == CONSOLE_TENANT and clients.console is not None:
             self._is_closing = True  # for this object: the connection lives on
             self._forget()
@@ -462,7 +473,7 @@ class ClientLogin(asyncio.Protocol):
         who, door = self._asked_for, clients.door
         if isinstance(error, AuthenticationFailed):
             door.log_refusal(error, who, self.client_address, cause=self._verdict.value)
-            door.failed(who.tenant, self.client_address, self._verdict)
+            door.failed(who, self.client_address, self._verdict)
             self._fail_later(error)
             return
         door.log_refusal(error, who, self.client_address)

@@ -22,18 +22,23 @@ if TYPE_CHECKING:
 
 # A database that does not answer delays the logins of who is known for no longer than this.
 STALE_WAIT_S = 2.0
+ROLE_MAX_BYTES = 63  # PostgreSQL has no longer names; asked for one it cuts it, or says so by an error
 
 
 class ClientLookup:
     """One login's. `answer` is called once, with the steps to take, unless the lookup is abandoned before."""
 
-    __slots__ = ("_abandon", "_address", "_answer", "_asked", "_clients", "_front", "_need", "_timer")
+    __slots__ = ("_abandon", "_address", "_answer", "_asked", "_clients", "_front", "_is_barred", "_need", "_timer")
 
-    def __init__(self, clients: Clients, need: NeedSecret, front: FrontendLogin, address: str) -> None:
+    def __init__(
+        self, clients: Clients, need: NeedSecret, front: FrontendLogin, address: str, *, is_barred: bool = False
+    ) -> None:
+        """`is_barred`: the client may not come in, and is asked as one of a tenant that does not exist."""
         self._clients = clients
         self._need = need
         self._front = front
         self._address = address
+        self._is_barred = is_barred
         self._asked: Asked | None = None
         self._answer: Callable[[list[FrontendStep]], None]
         self._abandon: Callable[[], None] | None = None  # while the user is looked up
@@ -42,8 +47,14 @@ class ClientLookup:
     def begin(self, answer: Callable[[list[FrontendStep]], None]) -> None:
         """May answer at once."""
         self._answer = answer
+        if self._is_barred:
+            answer(self._ask(None, None))
+            return
         tenant = self._clients.directory.tenants.get(self._need.tenant)
         if tenant is None or tenant.users is None or self._need.user in tenant.logins:
+            self._go_on(tenant)
+            return
+        if len(self._need.user.encode()) > ROLE_MAX_BYTES:
             self._go_on(tenant)
             return
         freshness = tenant.users.look(self._need.user, time())
@@ -86,6 +97,8 @@ class ClientLookup:
 
     def failed(self) -> None:
         """The client did not know the password."""
+        if self._is_barred:
+            return
         if self._asked is not None:
             self._asked.failed(time())
         tenant = self._clients.directory.tenants.get(self._need.tenant)

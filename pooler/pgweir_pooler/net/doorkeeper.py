@@ -93,14 +93,14 @@ class Doorkeeper:
 
     # --- ending
 
-    def failed(self, tenant_id: str, address: str, verdict: Verdict) -> None:
+    def failed(self, who: Identity, address: str, verdict: Verdict) -> None:
         """A login failed as with a wrong password. Those that a list refuses count, too: the difference would show."""
         failures = self._counters.login_failures
         failures[verdict.value] = failures.get(verdict.value, 0) + 1
         if verdict is Verdict.BLOCK:
             return
-        pair = _pair(tenant_id, address)
-        block_s = self._breaker.failed(pair, self._loop.time())
+        pair = _pair(who.tenant, address)
+        block_s = self._breaker.failed(pair, self._loop.time(), who.user[:_NAME_MAX])
         if not block_s:
             return
         self._counters.login_blocks += 1
@@ -112,11 +112,11 @@ class Doorkeeper:
             seconds=block_s,
         )
         for login in list(self.half_open.of_group(pair.group)):
-            login.bar_if_of(tenant_id)  # what is under way are guesses, too
+            login.bar_if_of(who.tenant)  # what is under way are guesses, too
 
-    def succeeded(self, tenant_id: str, address: str) -> None:
+    def succeeded(self, who: Identity, address: str) -> None:
         """A login ended well."""
-        self._breaker.succeeded(_pair(tenant_id, address))
+        self._breaker.succeeded(_pair(who.tenant, address), who.user[:_NAME_MAX])
 
     def blocked(self) -> int:
         """How many pairs of tenant and address are refused now."""
@@ -124,14 +124,16 @@ class Doorkeeper:
 
     # --- the log
 
-    def log_refusal(self, error: PoolerError, who: Identity, address: str, **more: str) -> None:
+    def log_refusal(
+        self, error: PoolerError, who: Identity, address: str, event: str = "login refused", **more: str
+    ) -> None:
         """A line for a refused login, or a count (`refusal_log`)."""
         if self._refusals.is_empty:
             self._loop.call_later(INTERVAL_S, self._tell_rest)
         if self._refusals.note(_pair(who.tenant, address)):
             log.log(
                 error.log_level,
-                "login refused",
+                event,
                 code=error.code,
                 reason=error.log_text()[: 4 * _NAME_MAX],
                 tenant=who.tenant[:_NAME_MAX],

@@ -60,6 +60,8 @@ class LookupServer(PausableProtocol):
             self._received_bytes = 0
             rows: Sequence[Sequence[object]] = await self._asyncpg.fetch(query, user)
             return rows
+        except asyncpg.UntranslatableCharacterError:
+            return ()  # a name that the database's encoding cannot write is no role's
         except asyncpg.PostgresError as error:
             # The server's own words may hold anything that a query reads.
             raise UserLookupFailed(f"{type(error).__name__} ({error.sqlstate})") from None

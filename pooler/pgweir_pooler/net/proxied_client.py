@@ -8,18 +8,15 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import structlog
-
 from pgweir_contract.client_tls import ProxyProtocol
 from pgweir_pooler.admission.addresses import Networks, host_of
 from pgweir_pooler.errors import ProxyHeaderInvalid, ProxyNotTrusted
+from pgweir_pooler.session.steps import Identity
 from pgweir_pooler.wire.proxy_header import ProxyHeader, ProxyHeaderError, ProxyHeaderReader, plain_address
 
 if TYPE_CHECKING:
     from pgweir_pooler.net.client_login import ClientLogin
     from pgweir_pooler.net.clients import Clients
-
-log = structlog.get_logger()
 
 HEADER_TIMEOUT_S = 5.0  # a load balancer sends it at once; the login's own time begins behind it
 
@@ -96,7 +93,8 @@ class ProxiedClient(asyncio.Protocol):
 
     def _refuse(self, error: ProxyHeaderInvalid | ProxyNotTrusted) -> None:
         self._clients.counters.error(error.code)
-        log.log(error.log_level, "proxy refused", code=error.code, reason=error.log_text(), proxy=self._peer)
+        nobody = Identity("", "", "")
+        self._clients.door.log_refusal(error, nobody, self._peer, event="proxy refused", proxy=self._peer)
         self.end()
 
     def _forget(self) -> None:

@@ -37,6 +37,7 @@ log = structlog.get_logger()
 READY_MAX = 1024
 
 _NO_APPLICATION_PROTOCOL = 120  # the alert of RFC 7301
+_HANDSHAKE_FAILURE = 40
 
 Look = tuple[int, int, int, int] | None  # device, inode, size and time of a file; None when it is not there
 
@@ -57,6 +58,7 @@ class ServedTls:
         self._certificate: ServerCertificate | None = None  # the cluster's
         self._rules = Rules()
         self._ready: dict[tuple[str, str], ServerCertificate] = {}  # tenants', by their digests; the last used last
+        self._unusable: set[tuple[str, str]] = set()  # tenants' that OpenSSL did not take: tried and told of once
         self.policy = PLAIN_ONLY
         self.reloads = 0  # of the cluster's certificate
         self.reload_failures = 0
@@ -127,6 +129,7 @@ class ServedTls:
     def _serve(self, certificate: ServerCertificate, rules: Rules) -> None:
         if rules != self._rules:
             self._ready.clear()
+            self._unusable.clear()
         self._certificate, self._rules, self._mode = certificate, rules, self._config.effective_mode
         self._problems = {}
         if certificate.not_after <= self._now():
@@ -180,13 +183,16 @@ class ServedTls:
     # --- serving
 
     def certificate_for(self, server_name: str) -> ServerCertificate:
-        """The tenant's own if the name is a tenant's that has one, else the cluster's."""
-        assert self._certificate is not None, "TLS is not offered"
+        """The tenant's own if the name is a tenant's that has one, else the cluster's. May raise HandshakeRefused."""
+        if self._certificate is None:  # switched off since the client was told that there is TLS
+            raise HandshakeRefused(_HANDSHAKE_FAILURE, "TLS is not offered any more")
         tenant = self._directory.tenants.get(self._directory.sni.tenant_of(server_name) or "")
         own = tenant.entry.client_tls if tenant is not None else None
         if own is None:
             return self._certificate
         key = (own.cert, own.key)
+        if key in self._unusable:
+            return self._certificate
         ready = self._ready.pop(key, None)
         if ready is None:
             pems = self._directory.pems
@@ -196,6 +202,7 @@ class ServedTls:
                 )
             except BadCertificate as error:
                 # The contract's reader has judged the texts; what is left is a key that OpenSSL thinks too weak.
+                self._unusable.add(key)
                 log.warning("a tenant's certificate cannot be served", server_name=server_name, problem=str(error))
                 return self._certificate
             if len(self._ready) >= READY_MAX:
@@ -207,6 +214,7 @@ class ServedTls:
         """Keys of tenants that are gone do not stay in memory."""
         pems = self._directory.pems
         self._ready = {key: ready for key, ready in self._ready.items() if key[0] in pems and key[1] in pems}
+        self._unusable = {key for key in self._unusable if key[0] in pems and key[1] in pems}
 
     def tenant_of(self, server_name: str) -> str | None:
         """Whose host name it is."""
