@@ -67,11 +67,11 @@ def postgres(request: pytest.FixtureRequest) -> PostgresServer:
 
 @pytest.fixture
 def new_postgres() -> Iterator[Callable[..., PostgresServer]]:
-    """Starts PostgreSQL 18 servers of this test's own, for tests that crash, restart or fill one."""
+    """Starts servers of this test's own, PostgreSQL 18 by default, for tests that crash, restart or fill one."""
     servers: list[PostgresServer] = []
 
-    def start(**options: object) -> PostgresServer:
-        server = PostgresServer(embedded_bin_dir(), **options)  # type: ignore[arg-type]
+    def start(bin_dir: Path | None = None, **options: object) -> PostgresServer:
+        server = PostgresServer(bin_dir or embedded_bin_dir(), **options)  # type: ignore[arg-type]
         server.start()
         servers.append(server)
         return server

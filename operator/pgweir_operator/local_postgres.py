@@ -94,7 +94,7 @@ class PostgresServer:
         self._uid = account.pw_uid if account else None
         self._gid = account.pw_gid if account else None
         self._groups: list[int] | None = [] if account else None
-        self._bin_dir = reachable_bin_dir(bin_dir, self._account)
+        self.bin_dir = reachable_bin_dir(bin_dir, self._account)
         self._given_data_dir = data_dir
         self._wanted_port = port
         self._settings = {**FAST_SETTINGS, **(settings or {})}
@@ -183,7 +183,7 @@ class PostgresServer:
         list nor an error text.
         """
         command = [
-            str(self._bin_dir / "psql"),
+            str(self.bin_dir / "psql"),
             "-XAtq",
             "-v",
             "ON_ERROR_STOP=1",
@@ -237,7 +237,7 @@ class PostgresServer:
     def _initdb(self, pwfile: Path) -> None:
         options = ["-U", self.user, f"--pwfile={pwfile}", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]
         done = subprocess.run(  # noqa: S603 - our own binary, no shell
-            [self._bin_dir / "initdb", "-D", self.data_dir, "-N", *options],
+            [self.bin_dir / "initdb", "-D", self.data_dir, "-N", *options],
             user=self._uid,
             group=self._gid,
             extra_groups=self._groups,
@@ -275,7 +275,7 @@ class PostgresServer:
         options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own binary, no shell
-                [self._bin_dir / "postgres", "-D", self.data_dir, *options],
+                [self.bin_dir / "postgres", "-D", self.data_dir, *options],
                 user=self._uid,
                 group=self._gid,
                 extra_groups=self._groups,
