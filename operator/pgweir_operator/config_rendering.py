@@ -42,7 +42,7 @@ from pgweir_contract.names import (
     tenants_file,
 )
 from pgweir_contract.pems import pems_of
-from pgweir_contract.support import unsupported
+from pgweir_contract.support import locked_out, unsupported
 from pgweir_contract.tenant import pool_settings
 from pgweir_operator.client_tls_spec import HostNames, cluster_tls, tenant_tls
 from pgweir_operator.credential_rendering import auth_entry, user_secrets, with_overlap
@@ -133,12 +133,8 @@ def render_config(
         result.problems += refused.problems
     else:
         result.files |= files
-        if tls.effective_mode == "Disable":
-            result.notes += [
-                f"tenant {entry.tenant_id}: requireTLS: nobody can log in, the cluster has no tls.client"
-                for entry in result.entries.values()
-                if entry.require_tls
-            ]
+        problems = {tenant_id: locked_out(entry, tls) for tenant_id, entry in result.entries.items()}
+        result.notes += [f"tenant {tenant_id}: {problem}" for tenant_id, problem in problems.items() if problem]
         admin = _admin(result, cluster, by_key)
         _render_cluster(result, cluster, members, admin, ClusterTls(client=tls), mock_key)
     return result

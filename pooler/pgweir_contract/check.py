@@ -19,7 +19,7 @@ from pgweir_contract.reading import (
     parse_cluster,
     parse_tenants,
 )
-from pgweir_contract.support import unsupported, unsupported_cluster
+from pgweir_contract.support import locked_out, unsupported, unsupported_cluster
 from pgweir_contract.upstreams import Upstreams
 
 if TYPE_CHECKING:
@@ -94,13 +94,11 @@ class Checked:
             return
         self._compare_upstreams(folder, cluster.upstreams)
         here = {path: read for path, read in self.tenants.items() if Path(path).parent == folder}
-        if cluster.tls.client.effective_mode == "Disable":
-            for path, read in here.items():
-                self.problems += [
-                    f"{path}: tenants[{entry.tenant_id}].requireTLS: nobody can log in, the cluster has no tls.client"
-                    for entry in read.tenants.values()
-                    if entry.require_tls
-                ]
+        for path, read in here.items():
+            for tenant_id, entry in read.tenants.items():
+                problem = locked_out(entry, cluster.tls.client)
+                if problem is not None:
+                    self.problems.append(f"{path}: {_place(tenant_id, problem)}")
         if cluster.default_tenant is None:
             return
         if not any(cluster.default_tenant in read.tenants for read in here.values()):

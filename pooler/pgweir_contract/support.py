@@ -7,6 +7,7 @@ such a tenant and `pgweir check` shows the same sentences.
 
 from collections.abc import Iterator
 
+from pgweir_contract.client_tls import ClientTls
 from pgweir_contract.models import ClusterFile, PoolOverrides, PoolSettings, TenantEntry, User
 
 
@@ -21,6 +22,15 @@ def unsupported_cluster(cluster: ClusterFile) -> list[str]:
     if len(cluster.members) > 1:
         found.append("members: not supported yet: one pooler process per cluster; use one member")
     return found
+
+
+def locked_out(tenant: TenantEntry, tls: ClientTls) -> str | None:
+    """Why nobody can log in to the tenant while the cluster's `tls.client` is this; None when somebody can."""
+    if tls.effective_mode == "Disable" and tenant.require_tls:
+        return "requireTLS: nobody can log in, the cluster has no tls.client"
+    if tenant.auth.client_method == "Certificate" and (tls.effective_mode == "Disable" or tls.ca_file is None):
+        return "auth.clientMethod: nobody can log in, the cluster's tls.client has no CA to ask for certificates of"
+    return None
 
 
 def _asked_in_vain(tenant: TenantEntry) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,9 @@ import pytest
 from pydantic import SecretStr
 
 from contract.contract_values import tenant
+from pgweir_contract.client_tls import ClientTls
 from pgweir_contract.models import (
+    Auth,
     ClusterFile,
     Database,
     Member,
@@ -15,7 +17,7 @@ from pgweir_contract.models import (
     Replica,
     User,
 )
-from pgweir_contract.support import unsupported, unsupported_cluster
+from pgweir_contract.support import locked_out, unsupported, unsupported_cluster
 
 
 def app(**values: Any) -> User:
@@ -71,3 +73,21 @@ def test_one_member_is_supported_and_two_are_not() -> None:
     assert unsupported_cluster(ClusterFile(cluster="c", members=tuple(members[:1]))) == []
     (sentence,) = unsupported_cluster(ClusterFile(cluster="c", members=tuple(members)))
     assert sentence.startswith("members: not supported yet: ")
+
+
+CERTIFICATE: dict[str, Any] = {"cert_file": "tls.crt", "key_file": "tls.key"}
+
+
+@pytest.mark.parametrize(
+    ("values", "tls", "problem"),
+    [
+        ({"require_tls": True}, ClientTls(), "requireTLS: nobody can log in"),
+        ({"require_tls": True}, ClientTls(**CERTIFICATE), None),
+        ({"auth": Auth(client_method="Certificate")}, ClientTls(**CERTIFICATE), "auth.clientMethod: nobody can log in"),
+        ({"auth": Auth(client_method="Certificate")}, ClientTls(**CERTIFICATE, ca_file="ca.crt"), None),
+        ({}, ClientTls(), None),
+    ],
+)
+def test_who_cannot_get_in_for_want_of_tls(values: dict[str, Any], tls: ClientTls, problem: str | None) -> None:
+    found = locked_out(tenant(users=(app(),), **values), tls)
+    assert found is None if problem is None else (found or "").startswith(problem)
