@@ -135,7 +135,7 @@ class ClientStatements(ClientNames):
 
     def edit(self, tag: int, data: bytes, pos: int, after: int, pipeline: Pipeline) -> int:
         """Decides about the Parse, Bind, Describe or Close that begins at `pos` and ends at `after`."""
-        if pipeline.reads_copy:
+        if pipeline.is_copying_in and pipeline.reads_copy:
             pipeline.owed.append(tag)
             return AS_IS
         if tag == BIND:

@@ -316,10 +316,11 @@ class FrontendStream:
     def _note_text(self, data: bytes, *, is_first: bool) -> None:
         """Keeps what was sent, behind what is not answered yet; and whether there is something to replay."""
         whole = data if is_first else self.text + data
-        self.text = _ends(whole)
-        if is_first and not self._is_replay_new:
+        self.text = whole if len(whole) <= _TEXT_LIMIT else _ends(whole)
+        if self._is_replay_new:
+            self._is_replay_new = False
+        elif is_first:
             self.is_replayed = False  # the next text may name something else
-        self._is_replay_new = False
         statements = self.statements
         if statements is not None:
             statements.is_replayed = self.is_replayed or not (self.needs_replay or statements.names)
