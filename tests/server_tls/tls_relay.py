@@ -24,6 +24,8 @@ class Relay:
         self.rewrite = _unchanged  # what the server says
         self.says_no = False  # to every question for TLS
         self.port = 0
+        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -32,14 +34,27 @@ class Relay:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections)
+        for writer in self._writers:
+            writer.transport.abort()  # one whose TLS waits for the other side's goodbye would outlive the test
+        await asyncio.sleep(0)
 
     def _see(self, data: bytes) -> bytes:
         self.seen += data
         return data
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        server_writer: asyncio.StreamWriter | None = None
+        self._writers.append(writer)
         try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+            self._writers.append(server_writer)
             packet = await reader.readexactly(8)
             self.first.append(packet)
             if packet == SSL_REQUEST and self.says_no:
@@ -56,11 +71,13 @@ class Relay:
                 if self._pair is not None:
                     await writer.start_tls(_server_context(self._pair))
             await asyncio.gather(_pump(reader, server_writer, self._see), _pump(server_reader, writer, self.rewrite))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the test is over, or its end is what it is about
         finally:
-            server_writer.close()
             writer.close()
+            if server_writer is not None:
+                server_writer.close()
+            self._connections.discard(task)
 
 
 def _unchanged(data: bytes) -> bytes:
