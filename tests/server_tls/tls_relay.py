@@ -26,6 +26,7 @@ class Relay:
         self.port = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
+        self._is_over = False
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -33,6 +34,7 @@ class Relay:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_over = True
         self._listener.close()
         connections = list(self._connections)
         for connection in connections:
@@ -51,6 +53,9 @@ class Relay:
         assert task is not None
         self._connections.add(task)
         server_writer: asyncio.StreamWriter | None = None
+        if self._is_over:  # it was accepted with the listener's last breath
+            writer.transport.abort()
+            return
         self._writers.append(writer)
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
