@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from pydantic import SecretStr, ValidationError
 
-from contract.certificates import ca_pem, pair
 from contract.contract_values import tenant
+from harness.certificates import ca_pem, pair
 from pgweir_contract.json_form import render
 from pgweir_contract.models import TenantsFile, Upstream, UpstreamTls
 from pgweir_contract.pems import PEM_MAX_CHARACTERS, key_fits, pem_digest, pem_problem

@@ -49,16 +49,23 @@ def built(kind: str, sources: Sequence[Path], build: Callable[[Path], None]) -> 
 
 def node_modules() -> Path:
     """The packages of node/package-lock.json."""
+    return npm_packages("node", HERE / "node")
+
+
+def npm_packages(kind: str, lock_dir: Path, finish: Callable[[Path], None] | None = None) -> Path:
+    """The packages of the folder's package-lock.json, installed once; `finish` gets them before they count as there."""
     if not (shutil.which("node") and shutil.which("npm")):
         missing("node with npm", "nodejs npm")
-    sources = [HERE / "node" / name for name in ("package.json", "package-lock.json")]
+    sources = [lock_dir / name for name in ("package.json", "package-lock.json")]
 
     def build(folder: Path) -> None:
         for source in sources:
             shutil.copy(source, folder)
         _build(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"], folder)
+        if finish is not None:
+            finish(folder / "node_modules")
 
-    return built("node", sources, build) / "node_modules"
+    return built(kind, sources, build) / "node_modules"
 
 
 def java_classes() -> Path:

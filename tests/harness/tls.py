@@ -1,52 +1,29 @@
-"""Certificates of tests, made by trustme, and the files that a pooler reads them from.
-
-A certificate takes 0.1 s to make, so those that many tests want are made once per process.
-"""
+"""The certificates that a pooler shows its clients, and the files that it reads them from."""
 
 import datetime
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from harness.certificates import Pair, ca_pem, pair
 from pgweir_contract.client_tls import ClientTls, ClientTlsMode, ClusterTls
 
 HOST = "pooler.test"
 
 
-class Pair(NamedTuple):
-    """A certificate with its chain, and its key: PEM."""
-
-    cert: str
-    key: str
-
-
-@cache
-def authority(name: str = "ours") -> trustme.CA:
-    """A certificate authority, the same for the same name."""
-    return trustme.CA(organization_name=name)
-
-
-def ca_text(name: str = "ours") -> str:
-    return authority(name).cert_pem.bytes().decode()
-
-
-@cache
 def issued(
-    *names: str, ca: str = "ours", common_name: str | None = None, expired: bool = False, serial: int = 0
+    *names: str, ca: str = "tests", common_name: str | None = None, expired: bool = False, serial: int = 0
 ) -> Pair:
-    """A certificate for these host names or addresses; another `serial`, another certificate."""
+    """A certificate for these host names or addresses."""
     not_after = datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC) if expired else None
     not_before = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC) if expired else None
-    leaf = authority(ca).issue_cert(*names, common_name=common_name, not_after=not_after, not_before=not_before)
-    return Pair("".join(x.bytes().decode() for x in leaf.cert_chain_pems), leaf.private_key_pem.bytes().decode())
+    return pair(*names, ca=ca, common_name=common_name, not_before=not_before, not_after=not_after, serial=serial)
 
 
-def served(ca: str = "ours", serial: int = 0) -> Pair:
+def served(ca: str = "tests", serial: int = 0) -> Pair:
     """The pooler's usual certificate: for HOST and for 127.0.0.1."""
     return issued(HOST, "127.0.0.1", ca=ca, serial=serial)
 
@@ -82,11 +59,11 @@ class TlsFiles:
         self.folder = folder
         self.cert, self.key, self.ca = folder / "tls.crt", folder / "tls.key", folder / "ca.crt"
         self.put(pair or served())
-        self.put_ca(ca or ca_text())
+        self.put_ca(ca or ca_pem())
 
     def put(self, pair: Pair) -> None:
         """Replaces certificate and key, one after the other as a careless administrator would."""
-        _replace(self.cert, pair.cert)
+        _replace(self.cert, pair.certificate)
         _replace(self.key, pair.key)
 
     def put_ca(self, text: str) -> None:
@@ -108,7 +85,7 @@ class TlsFiles:
 
     def of_client(self, pair: Pair, name: str = "client") -> dict[str, str]:
         """libpq's parameters for a client's certificate."""
-        return {"sslcert": self.write(f"{name}.crt", pair.cert), "sslkey": self.write(f"{name}.key", pair.key)}
+        return {"sslcert": self.write(f"{name}.crt", pair.certificate), "sslkey": self.write(f"{name}.key", pair.key)}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from contract.certificates import Pair, ca_pem
+from harness.certificates import Pair, ca_pem
 from pgweir_operator.local_postgres import PostgresServer
 from pgweir_operator.postgres_programs import unprivileged_user
 

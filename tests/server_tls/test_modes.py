@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contract.certificates import Pair
+from harness.certificates import Pair
 from harness.config import files
 from harness.raw_client import RawClient, ServerClosedError, ServerRefusedError
 from harness.tls_postgres import TlsPostgres

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 from typing import Self
 
-from contract.certificates import Pair
+from harness.certificates import Pair
 from harness.tls_postgres import SSL_REQUEST
 from pgweir_pooler.net.tls_contexts import load_key_pair
 

@@ -11,11 +11,12 @@ import psycopg
 import pytest
 
 from harness import messages
+from harness.certificates import ca_pem
 from harness.config import cluster, tenant
 from harness.config import files as config_files
 from harness.databases import Database
 from harness.pooler import Pooler
-from harness.tls import HOST, TlsFiles, ca_text, issued, served
+from harness.tls import HOST, TlsFiles, issued, served
 from pgweir_contract.models import ClusterLimits, LoginRate
 from tls.conftest import Door
 from wire.test_client_hello import hello
@@ -252,10 +253,10 @@ def relay(near: ssl.SSLSocket, far: ssl.SSLSocket) -> None:
 
 def test_a_man_in_the_middle_fails_with_verify_full_and_with_plus(door: Callable[..., Door]) -> None:
     target = door()
-    root = target.files.write("root.crt", ca_text())
+    root = target.files.write("root.crt", ca_pem())
     evil = issued(HOST, "127.0.0.1", ca="evil")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(target.files.write("evil.crt", evil.cert), target.files.write("evil.key", evil.key))
+    context.load_cert_chain(target.files.write("evil.crt", evil.certificate), target.files.write("evil.key", evil.key))
     with middle(target, context) as port:
         # It would work: who looks at nothing is read.
         with target.connect(port=str(port), channel_binding="disable") as connection:
@@ -271,7 +272,7 @@ def test_a_man_in_the_middle_fails_with_verify_full_and_with_plus(door: Callable
 @pytest.mark.parametrize("sslnegotiation", ["postgres", "direct"])
 def test_channel_binding_can_be_required(door: Callable[..., Door], sslnegotiation: str) -> None:
     target = door()
-    root = target.files.write("root.crt", ca_text())
+    root = target.files.write("root.crt", ca_pem())
     with target.connect(
         sslmode="verify-full", sslrootcert=root, channel_binding="require", sslnegotiation=sslnegotiation
     ) as connection:

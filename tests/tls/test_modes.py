@@ -7,11 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from harness.certificates import ca_pem
 from harness.config import cluster, tenant
 from harness.config import files as config_files
 from harness.databases import Database
 from harness.pooler import Pooler
-from harness.tls import HOST, TlsFiles, ca_text, issued, self_signed, served
+from harness.tls import HOST, TlsFiles, issued, self_signed, served
 from pgweir_contract.models import Auth, TenantEntry
 from tls.conftest import Door
 
@@ -37,7 +38,7 @@ def test_each_sslmode_gets_what_it_should(door: Callable[..., Door], server: str
     target = door(server)
     name = f"{target.entry.users[0].login_name}.{target.entry.tenant_id}"
     own = target.files.of_client(issued("client.test", common_name=name))
-    root = target.files.write("root.crt", ca_text())
+    root = target.files.write("root.crt", ca_pem())
     found = {}
     for client in SSLMODES:
         try:
@@ -103,7 +104,7 @@ def test_clients_find_what_is_wrong_with_a_certificate(
 ) -> None:
     files.put(served_pair)
     target = door("Prefer")
-    root = files.write("root.crt", ca_text())
+    root = files.write("root.crt", ca_pem())
     where = {"host": host, "hostaddr": "127.0.0.1"} if host else {}
     with pytest.raises(psycopg.OperationalError, match=said):
         target.connect(sslmode="verify-full", sslrootcert=root, sslnegotiation=negotiation, **where)

@@ -7,9 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from harness.certificates import Pair, authority, ca_pem
 from harness.config import cluster
 from harness.config import files as config_files
-from harness.tls import Pair, TlsFiles, authority, ca_text, issued, served
+from harness.tls import TlsFiles, issued, served
 from tls.conftest import Door
 
 HOW_OFTEN = 6
@@ -36,7 +37,7 @@ def shown(door: Door) -> bytes:
 def first_of(pair: Pair) -> bytes:
     import ssl
 
-    return ssl.PEM_cert_to_DER_cert(pair.cert[: pair.cert.index("-----END CERTIFICATE-----") + 26])
+    return ssl.PEM_cert_to_DER_cert(pair.certificate[: pair.certificate.index("-----END CERTIFICATE-----") + 26])
 
 
 def problems(door: Door) -> list[str]:
@@ -126,14 +127,14 @@ def test_a_bad_pair_leaves_the_old_one_serving(door: Callable[..., Door], bad: P
 def test_the_expiry_of_what_is_served_is_a_metric(door: Callable[..., Door]) -> None:
     from cryptography import x509
 
-    expires = x509.load_pem_x509_certificate(served().cert.encode()).not_valid_after_utc.timestamp()
+    expires = x509.load_pem_x509_certificate(served().certificate.encode()).not_valid_after_utc.timestamp()
     assert door().process.metrics()["pgweir_tls_certificate_expiry_timestamp_seconds"] == expires
     assert "pgweir_tls_certificate_expiry_timestamp_seconds" not in door("Disable").process.metrics()
 
 
 def test_a_certificate_of_another_ca_fails_those_who_trust_the_old_one(door: Callable[..., Door]) -> None:
     target = door()
-    old, new = target.files.write("old.crt", ca_text()), target.files.write("new.crt", ca_text("theirs"))
+    old, new = target.files.write("old.crt", ca_pem()), target.files.write("new.crt", ca_pem("theirs"))
     with target.connect(sslmode="verify-full", sslrootcert=old) as connection:
         pair = served(ca="theirs")
         target.files.put(pair)
@@ -150,7 +151,7 @@ def test_a_client_certificate_is_revoked_by_replacing_its_ca(door: Callable[...,
     own = target.files.of_client(issued("client.test"))
     theirs = target.files.of_client(issued("client.test", ca="theirs"), "theirs")
     with target.connect(**own) as connection:
-        target.files.put_ca(ca_text("theirs"))
+        target.files.put_ca(ca_pem("theirs"))
 
         def is_new() -> bool:
             try:
@@ -205,7 +206,7 @@ def test_files_may_lie_in_the_configurations_own_directory(door: Callable[..., D
             {"cluster": "test", "limits": {"drainTimeout": "2s"}, "tls": {"client": tls}, "revision": "7"},
             context=None,
         )
-        return config_files([target.entry], made) | {"tls.crt": pair.cert.encode(), "tls.key": pair.key.encode()}
+        return config_files([target.entry], made) | {"tls.crt": pair.certificate.encode(), "tls.key": pair.key.encode()}
 
     for pair in (served(), served(serial=1), served()):
         target.process.write(content(pair))

@@ -7,11 +7,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
+from harness.certificates import Pair, ca_pem
 from harness.config import cluster, tenant
 from harness.config import files as config_files
 from harness.databases import Database
 from harness.pooler import Pooler
-from harness.tls import Pair, TlsFiles, ca_text, issued, self_signed
+from harness.tls import TlsFiles, issued, self_signed
 from pgweir_contract.client_tls import TenantTls
 from pgweir_contract.json_form import render
 from pgweir_contract.models import TenantEntry, TenantsFile
@@ -23,7 +24,9 @@ DOMAIN = "pooler.test"
 
 
 def with_own(entry: TenantEntry, pair: Pair) -> TenantEntry:
-    return entry.model_copy(update={"client_tls": TenantTls(cert=pem_digest(pair.cert), key=pem_digest(pair.key))})
+    return entry.model_copy(
+        update={"client_tls": TenantTls(cert=pem_digest(pair.certificate), key=pem_digest(pair.key))}
+    )
 
 
 def content(
@@ -88,7 +91,7 @@ def test_a_tenant_shows_its_own_certificate_under_its_names(door: Callable[..., 
     target = door("Prefer", entry=tenant(database18))
     files = target.files
     user = entry.users[0].login_name
-    shop, ours = files.write("shop.crt", ca_text("shop")), files.write("ours.crt", ca_text())
+    shop, ours = files.write("shop.crt", ca_pem("shop")), files.write("ours.crt", ca_pem())
     target.process.write(content(files, entry, pairs=(own,)))
     target.process.wait_for(lambda: target.process.metrics()["pgweir_config_reloads_total"] >= 2, "applied")
     assert target.process.status()["problems"] == []

@@ -11,7 +11,8 @@ import pg8000.native
 import psycopg
 import pytest
 
-from harness.tls import HOST, ca_text
+from harness.certificates import ca_pem
+from harness.tls import HOST
 from tls.conftest import Door
 
 BIG = 8_000_000
@@ -19,7 +20,7 @@ LISTENERS = ("transaction", "session")
 
 
 def context_of(door: Door) -> ssl.SSLContext:
-    return ssl.create_default_context(cadata=ca_text())
+    return ssl.create_default_context(cadata=ca_pem())
 
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
@@ -47,7 +48,7 @@ def test_a_plain_cancel_ends_a_query_of_a_tls_client(door: Callable[..., Door]) 
 
 async def test_big_results_reach_an_asynchronous_libpq(door: Callable[..., Door]) -> None:
     target = door()
-    root = target.files.write("root.crt", ca_text())
+    root = target.files.write("root.crt", ca_pem())
     conninfo = psycopg.conninfo.make_conninfo(**target.parameters(sslmode="verify-full", sslrootcert=root))
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         for size in (1, 8_191, 8_192, 8_193, 16_384, 65_536, BIG):

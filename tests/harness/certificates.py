@@ -8,7 +8,7 @@ import trustme
 
 
 class Pair(NamedTuple):
-    """A certificate and its key, as PEM texts."""
+    """A certificate with its chain, and its key, as PEM texts."""
 
     certificate: str
     key: str
@@ -32,9 +32,14 @@ def self_signed(name: str = "alone") -> Pair:
 
 @cache
 def pair(
-    *names: str, ca: str = "tests", common_name: str | None = None, not_after: datetime.datetime | None = None
+    *names: str,
+    ca: str = "tests",
+    common_name: str | None = None,
+    not_before: datetime.datetime | None = None,
+    not_after: datetime.datetime | None = None,
+    serial: int = 0,
 ) -> Pair:
-    """A certificate for host names and addresses."""
-    leaf = authority(ca).issue_cert(*names, common_name=common_name, not_after=not_after)
+    """A certificate for host names and addresses, made once; another `serial`, another certificate."""
+    leaf = authority(ca).issue_cert(*names, common_name=common_name, not_before=not_before, not_after=not_after)
     chain = "".join(blob.bytes().decode() for blob in leaf.cert_chain_pems)
     return Pair(chain, leaf.private_key_pem.bytes().decode())
