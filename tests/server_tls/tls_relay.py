@@ -36,13 +36,14 @@ class Relay:
     async def __aexit__(self, *_: object) -> None:
         self._is_over = True
         self._listener.close()
+        await _turns()  # in which what was accepted begins, and ends
         connections = list(self._connections)
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections)
         for writer in self._writers:
             writer.transport.abort()  # one whose TLS waits for the other side's goodbye would outlive the test
-        await asyncio.sleep(0)
+        await _turns()
 
     def _see(self, data: bytes) -> bytes:
         self.seen += data
@@ -83,6 +84,12 @@ class Relay:
             if server_writer is not None:
                 server_writer.close()
             self._connections.discard(task)
+
+
+async def _turns() -> None:
+    """Some turns of the event loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def _unchanged(data: bytes) -> bytes:
