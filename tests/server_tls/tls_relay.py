@@ -25,7 +25,7 @@ class Relay:
         self.says_no = False  # to every question for TLS
         self.port = 0
         self._connections: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
+        self._transports: list[asyncio.WriteTransport] = []  # below any TLS
         self._is_over = False
 
     async def __aenter__(self) -> Self:
@@ -41,8 +41,8 @@ class Relay:
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections)
-        for writer in self._writers:
-            writer.transport.abort()  # one whose TLS waits for the other side's goodbye would outlive the test
+        for transport in self._transports:
+            transport.abort()  # one whose TLS waits for the other side's goodbye would outlive the test
         await _turns()
 
     def _see(self, data: bytes) -> bytes:
@@ -57,10 +57,10 @@ class Relay:
         if self._is_over:  # it was accepted with the listener's last breath
             writer.transport.abort()
             return
-        self._writers.append(writer)
+        self._transports.append(writer.transport)
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-            self._writers.append(server_writer)
+            self._transports.append(server_writer.transport)
             packet = await reader.readexactly(8)
             self.first.append(packet)
             if packet == SSL_REQUEST and self.says_no:
